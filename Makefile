@@ -1,0 +1,58 @@
+# Everything runs in .venv, which `make setup` makes from PYTHON; the other targets set it up by themselves.
+PYTHON ?= python3
+# What our own set-up installs. The package itself takes any torch >= 2.11.
+TORCH ?= torch==2.14.1 torchvision==0.29.1
+# More arguments for pytest or the demo: make test ARGS="-k assets", make demo ARGS="--clip street.mp4"
+ARGS ?=
+# CUDA=1: `make test` also compiles the CUDA sources; no CUDA device is needed for that.
+CUDA ?= 0
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test cuda lint types format demo clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(STAMP)  ## make the virtual environment (.venv), once
+
+$(STAMP): setup.py pyproject.toml Makefile
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+test: setup $(if $(filter 1,$(CUDA)),cuda)  ## run all CPU tests; CUDA=1 compiles the CUDA sources first
+	$(BIN)/python -m pytest -q -m "not cuda" $(ARGS)
+
+cuda:
+ifeq ($(wildcard csrc/cuda/*.cu),)
+	@echo "csrc/cuda has no .cu file: no CUDA source to compile"
+else
+	@echo "csrc/cuda has .cu files, and this Makefile does not say yet how they are compiled" >&2; exit 1
+endif
+
+lint: setup  ## check style (ruff) and types (mypy)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(MAKE) --no-print-directory types
+
+# mypy knows nothing of package_dir, so it is shown the packages as they import: a folder of links.
+types: setup
+	@rm -rf build/types/deltafx && mkdir -p build/types/deltafx
+	@cd build/types/deltafx && ln -s ../../../deltafx/* ../../../passes ../../../models_zoo .
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p deltafx
+
+format: setup  ## rewrite the Python files in house style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: setup  ## convert MobileNetV2, run it on a real clip, print what was saved
+	$(BIN)/python -m deltafx.demo $(ARGS)
+
+clean:  ## remove .venv, builds and caches
+	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

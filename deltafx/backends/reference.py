@@ -1,0 +1,189 @@
+"""The reference backend: PyTorch alone, any device, both payloads, slow and obviously right.
+
+Every node runs its dense function over the whole frame; what the mask rule and the truncation say is then written.
+It saves no time. It is what the compiled backends are tested against, and what counts how much they have to compute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from deltafx.delta import Delta
+from deltafx.ops.base import everything
+from deltafx.state import Leaf, NodeState
+from deltafx.truncation import changed
+
+if TYPE_CHECKING:
+    from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
+    from deltafx.plan import Plan
+
+
+class ReferenceKernel:
+    """Runs any node."""
+
+    name = "reference"
+
+    def run_input(self, node: DenseToDelta, frame: Any, plan: Plan) -> Any:
+        state = plan.begin_node(node.path)
+        pieces, spec = pytree.tree_flatten(frame)
+        tensors = iter(state.leaves)
+        return pytree.tree_unflatten(
+            [self._enter(node, state, next(tensors), x, plan) if isinstance(x, Tensor) else x for x in pieces], spec
+        )
+
+    def _enter(self, node: DenseToDelta, state: NodeState, leaf: Leaf, frame: Tensor, plan: Plan) -> Delta:
+        assert leaf.value is not None
+        if not plan.has_streams(leaf.shape):  # one tensor for all streams: a change of it refreshes everything
+            mask = plan.full_refresh().to(torch.uint8).expand([1] * frame.dim())
+            leaf.value.copy_(frame)
+            return Delta(mask.contiguous(), value=leaf.value)
+        pixel = [1 if d == 1 else size for d, size in enumerate(frame.shape)]
+        candidates = torch.ones(pixel, dtype=torch.uint8, device=frame.device)
+        forced = plan.forced(candidates)
+        if forced is not None:
+            update = forced
+        elif node.gate is not None and frame.dim() == 4:
+            change = frame.float() - leaf.value.float()
+            update = node.gate.mask(change, plan.grey_level(node.path, node.gate, frame))
+        else:
+            update = changed(frame, leaf.value, pixel, None, "max")
+        update = update | state.refresh(frame.dim())
+        leaf.count(candidates, update)
+        return emit(node.payload, state, leaf, frame, update, plan)
+
+    def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
+        masks = pytree.tree_map(lambda leaf: leaf.mask if isinstance(leaf, Delta) else None, list(inputs))
+        if node.payload == "value":
+            values = pytree.tree_map(lambda leaf: leaf.value if isinstance(leaf, Delta) else leaf, list(inputs))
+            return self._finish(node, state, masks, values, node.dense(*values), plan)
+        return self._run_difference(node, state, inputs, masks, plan)
+
+    def _finish(
+        self, node: DeltaNode, state: NodeState, masks: Sequence[Any], values: Sequence[Any], result: Any, plan: Plan
+    ) -> Any:
+        """Mask rule, truncation and emission for every tensor of a node's new value."""
+        pieces, spec = pytree.tree_flatten(result)
+        rule = pytree.tree_leaves(self._candidates(node, state, masks, values, result))
+        mask_of = iter(rule)
+        tensors = iter(state.leaves)
+        outputs = []
+        for piece in pieces:
+            if not isinstance(piece, Tensor):
+                outputs.append(piece)
+                next(mask_of)
+                continue
+            leaf, candidates = next(tensors), next(mask_of)
+            plan.check_shape(node.path, leaf, piece)
+            update = self._decide(node, state, leaf, piece, candidates, plan)
+            outputs.append(emit(node.payload, state, leaf, piece, update, plan))
+        return pytree.tree_unflatten(outputs, spec)
+
+    def _candidates(
+        self, node: DeltaNode, state: NodeState, masks: Sequence[Any], values: Sequence[Any], result: Any
+    ) -> Any:
+        if state.reason is not None:
+            return pytree.tree_map_only(Tensor, lambda piece: everything(masks, values, piece), result)
+        return node.candidates(masks, values, result)
+
+    def _decide(
+        self, node: DeltaNode, state: NodeState, leaf: Leaf, new: Tensor, candidates: Tensor, plan: Plan
+    ) -> Tensor:
+        """Truncation: from the pixels that can have changed to those that are propagated."""
+        update = candidates
+        refresh = state.refresh(new.dim())
+        if node.truncation is not None and not leaf.aliased:
+            forced = plan.forced(candidates)
+            if forced is None:
+                assert leaf.value is not None
+                threshold = plan.threshold(node.path, node.truncation, state, leaf, new)
+                forced = changed(new, leaf.value, candidates.shape, threshold, node.truncation.norm)
+            update = update & forced
+        update = update | refresh
+        leaf.count(candidates | refresh, update)
+        return update
+
+    def _run_difference(
+        self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], masks: Sequence[Any], plan: Plan
+    ) -> Any:
+        """The paper's semantics: linear stages work on differences, the others on accumulated inputs."""
+        travels = [isinstance(x, Delta) for x in inputs]
+        carried = all(x.difference is not None for x in inputs if isinstance(x, Delta)) and state.aligned
+        nested = any(isinstance(x, (tuple, list, dict)) for x in inputs)
+        linear = node.linear_stages(travels) if carried and not nested and state.reason is None else 0
+        whole = linear == len(node.stages)
+
+        chain = None
+        if linear:
+            chain = self._linear_part(node, state, inputs, linear)
+        if whole and not plan.withholds(node):
+            pieces, spec = pytree.tree_flatten(chain)
+            rule = pytree.tree_leaves(node.candidates(masks, inputs, chain))
+            outputs = []
+            for leaf, piece, candidates in zip(state.leaves, pieces, rule, strict=True):
+                update = candidates | state.refresh(piece.dim())
+                leaf.count(update, update)
+                leaf.mask = update.contiguous()
+                outputs.append(Delta(leaf.mask, difference=torch.where(update.bool(), piece, 0)))
+                plan.flag_non_finite(piece, state)
+            return pytree.tree_unflatten(outputs, spec)
+
+        if linear:
+            chain = self._accumulate(state, None, chain)
+        needed = {i for stage in list(node.stages)[linear:] for i in stage.operands if i is not None}
+        values = [self._read(state, i, x) if i in needed else x for i, x in enumerate(inputs)]
+        result = chain if whole else node.dense_stages(values, linear, None, chain)
+        return self._finish(node, state, masks, values, result, plan)
+
+    def _linear_part(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], count: int) -> Any:
+        """The change of the first `count` stages: f(d) - f(0), and the whole f(d) for a stream in refresh."""
+        differences = [x.difference if isinstance(x, Delta) else x for x in inputs]
+        if state.offset is None:
+            zeros = [torch.zeros_like(x.difference) if isinstance(x, Delta) else x for x in inputs]
+            state.offset = node.dense_stages(zeros, 0, count)
+
+        def change(result: Tensor, offset: Tensor) -> Tensor:
+            return result - torch.where(state.refresh(result.dim()).bool(), 0, offset)
+
+        return pytree.tree_map(change, node.dense_stages(differences, 0, count), state.offset)
+
+    def _accumulate(self, state: NodeState, key: Any, difference: Tensor) -> Tensor:
+        if key not in state.accumulated:
+            state.accumulated[key] = torch.zeros_like(difference)
+        total = state.accumulated[key]
+        kept = torch.where(state.refresh(total.dim()).bool(), 0, total)
+        return total.copy_(kept + difference)
+
+    def _read(self, state: NodeState, index: int, value: Any) -> Any:
+        """Input number `index` as this node has seen it: deltas become their values."""
+        pieces, spec = pytree.tree_flatten(value)
+        for k, piece in enumerate(pieces):
+            if isinstance(piece, Delta):
+                accumulates = piece.difference is not None
+                pieces[k] = self._accumulate(state, (index, k), piece.difference) if accumulates else piece.value
+        return pytree.tree_unflatten(pieces, spec)
+
+    def run_output(self, node: DeltaToDense, result: Any, plan: Plan) -> Any:
+        state = plan.begin_node(node.path)
+        pieces, spec = pytree.tree_flatten(result)
+        return pytree.tree_unflatten([self._read(state, i, piece) for i, piece in enumerate(pieces)], spec)
+
+
+def emit(payload: str, state: NodeState, leaf: Leaf, new: Tensor, update: Tensor, plan: Plan) -> Delta:
+    """Write what is propagated into the buffer and send it on."""
+    old = leaf.value
+    assert old is not None
+    leaf.mask = update.contiguous()
+    if payload == "difference" and new.is_floating_point():
+        base = torch.where(state.refresh(new.dim()).bool(), 0, old)
+        difference = torch.where(update.bool(), new - base, 0)
+        old.copy_(torch.where(update.bool(), new, old))
+        plan.flag_non_finite(new, state)
+        return Delta(leaf.mask, difference=difference)
+    if not leaf.aliased:
+        old.copy_(torch.where(update.bool(), new, old))
+    return Delta(leaf.mask, value=old)

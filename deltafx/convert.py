@@ -1,0 +1,158 @@
+"""`deltafx.convert`: the whole compiler on one page."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.utils import _pytree as pytree
+
+from deltafx.backends import choose_backend
+from deltafx.capture import capture
+from deltafx.errors import ConvertError, unknown_name
+from deltafx.gate import InputGate
+from deltafx.graph_module import DeltaGraphModule
+from deltafx.node import DeltaNode
+from deltafx.passes import PASSES, Context
+from deltafx.passes.context import constant_of, leaf_module, place_module
+from deltafx.runtime import Runtime
+from deltafx.settings import Settings, resolve
+
+# A pass may change rounding (folding does), not results.
+VERIFY_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
+
+
+def convert(
+    model: nn.Module,
+    example_inputs: Any = None,
+    *,
+    mode: str = "exact",
+    threshold: Any = None,
+    norm: str = "rms",
+    input_gate: InputGate | None = None,
+    payload: str = "value",
+    backend: str = "auto",
+    keep_dense: Sequence[str] = (),
+    refresh_every: int | None = None,
+    strict: bool = False,
+    dump: str | pathlib.Path | None = None,
+    options: dict[str, Any] | None = None,
+) -> DeltaGraphModule:
+    """Turn a trained CNN into one for video, which computes only what changed since the last frame.
+
+    The result takes the same arguments as `model` and returns the same structure; element n of the batch is stream n
+    (one camera), not a time step. `model` is not changed; weights that no pass had to fold share its memory. The idea is
+    DeltaCNN's (Parger et al., CVPR 2022).
+
+    Args:
+        model: in evaluation mode. Its forward must be traceable by `torch.fx`; a GraphModule is taken as it is.
+        example_inputs: a tensor, or a tuple of arguments. With them every pass is verified against the model.
+        mode: "exact" (threshold 0, no gate), "balanced" or "fast"; the arguments below win over it.
+        threshold: how much change of a pixel is withheld: a number, a share of the node's root mean square as measured
+            on the first full frame; `deltafx.absolute(x)` in the tensor's units; or a mapping from node names to those.
+        norm: "rms" or "max", the norm of a pixel's change over its channels.
+        input_gate: which pixels of a frame count as changed; see `InputGate`.
+        payload: "value", or "difference" (the paper's form, which drifts by rounding).
+        backend: "auto", "reference", "cpu" or "cuda".
+        keep_dense: module paths or operator names that stay dense without comment.
+        refresh_every: compute every n-th frame in full.
+        strict: refuse a model that keeps dense islands not named in `keep_dense`.
+        dump: a folder for the graph after each pass.
+        options: see `deltafx.settings.Options`.
+
+    Raises:
+        ConvertError: the model cannot be converted, or an argument is wrong; the message says what to do.
+    """
+    settings = resolve(
+        mode=mode, threshold=threshold, norm=norm, input_gate=input_gate, payload=payload,
+        backend=choose_backend(backend), keep_dense=keep_dense, refresh_every=refresh_every, strict=strict, dump=dump,
+        options=options,
+    )  # fmt: skip
+    graph_module = capture(model)
+    context = Context(settings)
+    examples = None if example_inputs is None else as_arguments(example_inputs)
+    expected = None if examples is None else dense_output(model, examples)
+    write_graph(graph_module, settings.dump, 0, "capture")
+    for number, rewrite in enumerate(PASSES, start=1):
+        rewrite(graph_module, context)
+        graph_module.graph.lint()
+        graph_module.recompile()
+        write_graph(graph_module, settings.dump, number, rewrite.__name__)
+        if examples is not None:
+            verify_pass(rewrite.__name__, expected, dense_output(graph_module, examples))
+    refuse_unknown_paths(settings, context, graph_module)
+    if settings.strict:
+        refuse_islands(graph_module)
+    return assemble(graph_module, settings)
+
+
+def assemble(graph_module: fx.GraphModule, settings: Settings) -> DeltaGraphModule:
+    """Leave behind what the passes replaced, and give the modules their public places."""
+    root = nn.Module()
+    constants: dict[str, Any] = {}
+    for node in graph_module.graph.nodes:
+        module = leaf_module(graph_module, node)
+        if module is not None:
+            node.target = place_module(root, node.meta["path"], module)  # type: ignore[arg-type]
+        elif node.op == "get_attr":
+            constants[node.target] = constant_of(graph_module, node)
+    return DeltaGraphModule.assemble(dict(root.named_children()), constants, graph_module.graph, Runtime(settings))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What the driver does around the passes
+
+
+def as_arguments(example_inputs: Any) -> tuple:
+    return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+
+
+def dense_output(module: nn.Module, examples: tuple) -> list[Any]:
+    copies = pytree.tree_map_only(torch.Tensor, torch.clone, examples)
+    with torch.inference_mode(False), torch.no_grad():
+        result = module(*copies)
+    return [leaf for leaf in pytree.tree_leaves(to_plain(result)) if isinstance(leaf, torch.Tensor)]
+
+
+def to_plain(result: Any) -> Any:
+    """A dataclass as a dictionary, which pytree can take apart."""
+    return dict(vars(result)) if hasattr(result, "__dataclass_fields__") else result
+
+
+def verify_pass(name: str, expected: list[Any] | None, got: list[Any]) -> None:
+    assert expected is not None
+    for index, (want, have) in enumerate(zip(expected, got, strict=True)):
+        want64, have64 = want.double(), have.double()
+        error = ((have64 - want64).norm() / want64.norm().clamp_min(1e-30)).item()
+        if want.shape != have.shape or not error <= VERIFY_TOLERANCE.get(want.dtype, 0.0):
+            raise ConvertError(
+                f"pass {name} changed the result: output {index} of the example is off by {error:.2e} (relative). "
+                f"This is a bug in deltafx; options for a report: dump='folder' writes the graph after each pass."
+            )
+
+
+def write_graph(graph_module: fx.GraphModule, folder: str | None, number: int, name: str) -> None:
+    if folder is not None:
+        pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
+        text = f"{graph_module.graph}\n\n{graph_module.code}"
+        pathlib.Path(folder, f"{number:02d}_{name}.txt").write_text(text)
+
+
+def refuse_unknown_paths(settings: Settings, context: Context, graph_module: fx.GraphModule) -> None:
+    for name in settings.keep_dense:
+        if name not in context.used_names:
+            known = {n.meta["path"] for n in graph_module.graph.nodes if leaf_module(graph_module, n) is not None}
+            raise ConvertError(unknown_name("module path or operator in keep_dense", name, known))
+
+
+def refuse_islands(graph_module: fx.GraphModule) -> None:
+    islands = [m for m in graph_module.modules() if isinstance(m, DeltaNode) and m.island and not m.island.wanted]
+    if islands:
+        rows = "\n".join(f"  {node.path}: {node.operator} runs dense, {node.island.reason}" for node in islands)
+        raise ConvertError(
+            f"strict=True and {len(islands)} nodes have no delta form:\n{rows}\n"
+            f"Name those you accept: keep_dense={[node.path for node in islands]!r}."
+        )

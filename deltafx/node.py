@@ -1,0 +1,166 @@
+"""The leaf modules of the rewritten graph.
+
+Outside a frame they are the dense network: called with tensors they return tensors. Inside a frame (see
+`deltafx.runtime`) deltas travel between them and their state, which the runtime keeps, is updated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from deltafx.delta import Delta
+from deltafx.ops import GetItem, Island, Op
+from deltafx.truncation import Truncation
+
+if TYPE_CHECKING:
+    from deltafx.runtime import Runtime
+
+OWN = "own"  # a buffer of the node's own
+VIEW = "view"  # a view of the input's buffer, where the strides allow it
+
+
+@dataclass(frozen=True)
+class SliceOf:
+    """The node writes into its part of the buffer of the concatenation at `path`."""
+
+    path: str
+
+
+Storage = str | SliceOf
+
+
+class Stage(nn.Module):
+    """One operator of a fused node. An operand is the number of a node input; None is the previous stage's result."""
+
+    def __init__(self, op: Op, operands: Sequence[int | None]):
+        super().__init__()
+        self.op = op
+        self.operands = tuple(operands)
+
+    def pick(self, inputs: Sequence[Any], previous: Any) -> list[Any]:
+        return [previous if index is None else inputs[index] for index in self.operands]
+
+
+class FrameModule(nn.Module):
+    """A leaf module with a place in the graph (`path`) and access to the runtime, which owns its state."""
+
+    runtime: Runtime | None
+
+    def __init__(self, path: str):
+        super().__init__()
+        self.path = path
+        # Not a submodule: the runtime belongs to the graph module, and all of its leaf modules refer to it.
+        self.__dict__["runtime"] = None
+
+    def attach(self, runtime: Runtime) -> None:
+        self.__dict__["runtime"] = runtime
+
+    @property
+    def plan(self) -> Any:
+        """The plan of the frame that is running, or None outside a frame."""
+        return self.runtime.running if self.runtime is not None else None
+
+
+class DeltaNode(FrameModule):
+    """An operator, or a fused chain of them, in delta form."""
+
+    def __init__(self, op: Op, path: str, arity: int):
+        super().__init__(path)
+        self.stages = nn.ModuleList([Stage(op, range(arity))])
+        self.fused_from: tuple[str, ...] = (path,)
+        self.truncation: Truncation | None = None
+        self.payload = "value"
+        self.storage: Storage = OWN
+        self.kernel: Any = None
+
+    @property
+    def head(self) -> Op:
+        return self.stages[0].op
+
+    @property
+    def operator(self) -> str:
+        return " + ".join(stage.op.name for stage in self.stages)
+
+    @property
+    def island(self) -> Island | None:
+        return self.head if isinstance(self.head, Island) else None
+
+    def forward(self, *inputs: Any) -> Any:
+        plan = self.plan
+        if plan is None:
+            return self.dense(*inputs)
+        if self.picks(inputs) or not any(isinstance(leaf, Delta) for leaf in pytree.tree_leaves(inputs)):
+            return plan.constant(self, inputs)
+        return self.kernel.run(self, plan.begin_node(self.path), inputs, plan)
+
+    def picks(self, inputs: Sequence[Any]) -> bool:
+        """Whether it only takes a tensor out of a nest of them, which changes nothing."""
+        return isinstance(self.head, GetItem) and isinstance(inputs[0], (tuple, list, dict))
+
+    def dense(self, *inputs: Any) -> Any:
+        return self.dense_stages(inputs)
+
+    def dense_stages(self, inputs: Sequence[Any], start: int = 0, stop: int | None = None, value: Any = None) -> Any:
+        """The result of stages `start` to `stop`, beginning with `value`."""
+        for stage in self.stages[start:stop]:
+            value = stage.op(*stage.pick(inputs, value))
+        return value
+
+    def candidates(self, masks: Sequence[Any], inputs: Sequence[Any], output: Any) -> Any:
+        """The mask rule of the whole chain: the head's, united with those of the later stages' own inputs."""
+        mask = None
+        for index, stage in enumerate(self.stages):
+            operands = stage.pick(masks, mask)
+            if any(m is not None for m in pytree.tree_leaves(operands)):
+                mask = stage.op.candidates(operands, inputs[: len(operands)] if index == 0 else (), output)
+        return mask
+
+    def linear_stages(self, deltas: Sequence[bool]) -> int:
+        """How many of the leading stages together are linear in the inputs flagged as deltas."""
+        chain = False
+        for index, stage in enumerate(self.stages):
+            flags = stage.pick(deltas, chain)
+            chain = any(flags)
+            if chain and not stage.op.is_linear(flags):
+                return index
+        return len(self.stages)
+
+
+class DenseToDelta(FrameModule):
+    """An input of the graph: compares the frame with what was propagated last and gives the first delta."""
+
+    def __init__(self, path: str, rank: int | None = None):
+        super().__init__(path)
+        self.rank = rank  # of the frame, where the operators that read it tell
+        self.gate: Any = None
+        self.payload = "value"
+        self.kernel: Any = None
+
+    def forward(self, frame: Any) -> Any:
+        if self.plan is None:
+            return frame
+        return self.kernel.run_input(self, frame, self.plan)
+
+    def extra_repr(self) -> str:
+        return f"gate={self.gate}" if self.gate else ""
+
+
+class DeltaToDense(FrameModule):
+    """An output of the graph: the dense result, which belongs to the caller."""
+
+    def __init__(self, path: str):
+        super().__init__(path)
+        self.kernel: Any = None
+
+    def forward(self, result: Any) -> Any:
+        plan = self.plan
+        if plan is None:
+            return result
+        dense = self.kernel.run_output(self, result, plan)
+        return pytree.tree_map_only(Tensor, torch.clone, dense) if plan.copies_outputs else dense

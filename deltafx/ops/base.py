@@ -1,0 +1,181 @@
+"""What an operator is: the dense PyTorch function and the mask rule that goes with it.
+
+An operator is a small `nn.Module` that holds weights and constants but no state. Called with tensors it *is* the dense
+function; that is the reference for every backend. Beside it stands its mask rule, `candidates`: which output pixels can
+change when the given input pixels did.
+
+Masks are uint8, have the rank of their tensor, and size 1 in its channel dimensions (see `deltafx.delta.Delta`).
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pydoc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+Masks = Sequence[Any]  # one per input, nested like it; None where it is not a delta (a constant, a number)
+
+
+class Op(nn.Module):
+    """One canonical operator. `forward` is the dense function of the inputs."""
+
+    name: ClassVar[str] = ""  # the operator's name in reports and in `keep_dense`
+    locality: ClassVar[str] = ""  # pointwise, window, resample, view, concatenation, global, head or island
+    modules: ClassVar[tuple[type[nn.Module], ...]] = ()  # the dense spellings it covers
+    functions: ClassVar[tuple[Callable, ...]] = ()
+    methods: ClassVar[tuple[str, ...]] = ()
+    input_rank: int | None = None  # rank of the first input, where the operator fixes it
+    takes_nests: ClassVar[bool] = False  # whether an input may be a tuple or list of tensors
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> Op:
+        """The operator for a leaf module of one of the types in `modules`, applied to one tensor."""
+        raise NotImplementedError
+
+    def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
+        """The mask of output pixels that can change when the input pixels in `masks` did: never too small."""
+        raise NotImplementedError
+
+    def refusal(self, inputs: Sequence[Any]) -> str | None:
+        """Why there is no mask rule for inputs of these shapes and arguments, or None. The node is then an island."""
+        return None
+
+    def is_linear(self, deltas: Sequence[bool]) -> bool:
+        """Whether f(x + d) - f(x) depends on d alone, for the inputs flagged as deltas."""
+        return False
+
+    def mixes_streams(self, inputs: Sequence[Any]) -> bool:
+        """Whether row n of the output depends on, or stands for, anything but row n of the inputs."""
+        return False
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of the op's input number `index` in an argument template."""
+
+    index: int
+
+
+class FunctionOp(Op):
+    """An operator that calls a PyTorch function exactly as the model did.
+
+    `args` and `kwargs` are templates in which every value that the graph computes is a `Slot`.
+    """
+
+    signature: ClassVar[Callable | None] = None  # names the arguments, for mask rules
+
+    def __init__(self, function: Callable, args: Sequence[Any] = (Slot(0),), kwargs: dict[str, Any] | None = None):
+        super().__init__()
+        self.function = function
+        self.args = tuple(args)
+        self.kwargs = dict(kwargs or {})
+
+    def forward(self, *inputs: Any) -> Any:
+        args, kwargs = self.fill(inputs)
+        return self.function(*args, **kwargs)
+
+    def fill(self, inputs: Sequence[Any]) -> tuple[tuple, dict]:
+        def value(leaf: Any) -> Any:
+            return inputs[leaf.index] if isinstance(leaf, Slot) else leaf
+
+        return fx.node.map_aggregate(self.args, value), fx.node.map_aggregate(self.kwargs, value)
+
+    def arguments(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        """The call's arguments by name, defaults filled in."""
+        assert self.signature is not None
+        args, kwargs = self.fill(inputs)
+        bound = inspect.signature(type(self).signature).bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Functions travel by name: some of torch.nn.functional cannot be pickled as objects."""
+        name = fx.node._get_qualified_name(self.function)
+        known = pydoc.locate(name) is self.function
+        return {**self.__dict__, "function": name if known else self.function}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        function = state["function"]
+        super().__setstate__({**state, "function": pydoc.locate(function) if isinstance(function, str) else function})
+
+    def extra_repr(self) -> str:
+        constants = [f"{a!r}" for a in self.args if not isinstance(a, Slot)]
+        constants += [f"{k}={v!r}" for k, v in self.kwargs.items() if not isinstance(v, Slot)]
+        return ", ".join([getattr(self.function, "__name__", str(self.function)), *constants])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Masks
+
+
+def pixel_mask(mask: Tensor, shape: Sequence[int], channels: Sequence[int]) -> Tensor:
+    """The mask in the layout whose channel dimensions are `channels`: same changes, never fewer pixels."""
+    rank = len(shape)
+    channels = [c % rank for c in channels]
+    reduced = mask.amax(channels, keepdim=True) if channels else mask
+    return reduced.expand([1 if d in channels else size for d, size in enumerate(shape)])
+
+
+def union(masks: Masks) -> Tensor:
+    """Pixels in any of the masks, broadcast like the tensors they belong to."""
+    result: Tensor | None = None
+    for mask in masks:
+        if mask is not None:
+            result = mask if result is None else torch.bitwise_or(result, mask)
+    assert result is not None, "an operator without a delta input has no mask"
+    return result
+
+
+def spread(mask: Tensor, shape: Sequence[int], dims: Sequence[int]) -> Tensor:
+    """Each output along `dims` reads all of `dims`: those dimensions become channel dimensions."""
+    dims = [d % len(shape) for d in dims]
+    return mask.amax(dims, keepdim=True) if dims else mask
+
+
+def everything(masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
+    """The whole output if anything changed: the mask rule of an island."""
+    changed = torch.stack([mask.amax() for mask in pytree.tree_leaves(list(masks)) if mask is not None]).amax()
+    pixel = [1 if d == channel_dimension(output) else size for d, size in enumerate(output.shape)]
+    return changed.expand(pixel).contiguous()
+
+
+def channel_dimension(tensor: Any) -> int | None:
+    """The channel dimension of a tensor whose layout nothing else tells: 1, as in `[N, C, *spatial]`."""
+    return 1 if tensor.dim() > 1 else None
+
+
+def to_mask(condition: Tensor) -> Tensor:
+    return (condition > 0).to(torch.uint8) if condition.dtype != torch.bool else condition.to(torch.uint8)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights
+
+
+def borrow(tensor: Tensor) -> nn.Parameter:
+    """A parameter of our own over the caller's storage: moving ours to another dtype leaves theirs alone."""
+    return nn.Parameter(tensor.detach(), requires_grad=False)
+
+
+def borrow_module(module: nn.Module) -> nn.Module:
+    """A copy of a module that shares the storage of its parameters and nothing else."""
+    memo: dict[int, Any] = {id(parameter): borrow(parameter) for parameter in module.parameters()}
+    clone = copy.deepcopy(module, memo)
+    for part in clone.modules():
+        if hasattr(part, "inplace"):
+            part.inplace = False
+    return clone
+
+
+def tuple_of(value: Any, length: int) -> tuple:
+    """`3` or `(3, 3)` as PyTorch accepts them, as a tuple of `length`."""
+    if isinstance(value, (tuple, list, torch.Size)):
+        return tuple(value) * length if len(value) == 1 else tuple(value)
+    return (value,) * length

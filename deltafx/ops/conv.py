@@ -1,0 +1,158 @@
+"""Convolution in one, two and three dimensions, in every configuration.
+
+Dense spellings: `nn.Conv1d/2d/3d` with any kernel, stride, dilation, groups, padding (a number for each side, "same",
+"valid") and padding mode; `F.conv*` with a constant weight. Mask rule: the window's maximum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deltafx.ops.base import Masks, Op, borrow, tuple_of
+from deltafx.ops.window import window_mask
+
+CONVOLUTION: dict[int, Callable] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+class Conv(Op):
+    """Convolution with weight `[C_out, C_in / groups, *kernel]` and bias `[C_out]` or None.
+
+    `padding` is (before, after) for each spatial dimension, filled according to `padding_mode`
+    ("constant", "reflect", "replicate" or "circular").
+    """
+
+    name = "conv"
+    locality = "window"
+    modules = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    functions = (F.conv1d, F.conv2d, F.conv3d)
+    bias: nn.Parameter | None
+    rank_of: ClassVar[dict[Callable, int]] = {function: rank for rank, function in CONVOLUTION.items()}
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: Sequence[int],
+        padding: Sequence[tuple[int, int]],
+        dilation: Sequence[int],
+        groups: int,
+        padding_mode: str = "constant",
+    ):
+        super().__init__()
+        self.weight = borrow(weight)
+        self.register_parameter("bias", None if bias is None else borrow(bias))
+        self.stride, self.dilation, self.groups = tuple(stride), tuple(dilation), groups
+        self.padding = tuple(padding)
+        self.padding_mode = padding_mode
+        self.rank = weight.dim() - 2
+        self.input_rank = weight.dim()
+        self.name = f"conv{self.rank}d"
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> Conv:
+        assert isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        return cls.build(
+            module.weight, module.bias, module.stride, module.padding, module.dilation, module.groups, mode
+        )
+
+    @classmethod
+    def from_weights(
+        cls, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+        groups: int = 1,
+    ) -> Conv:  # fmt: skip
+        """The operator of `F.conv*d(x, weight, ...)` with a constant weight."""
+        return cls.build(weight, bias, stride, padding, dilation, groups, "constant")
+
+    @classmethod
+    def build(
+        cls, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int, mode: str
+    ) -> Conv:
+        rank = weight.dim() - 2
+        dilation = tuple_of(dilation, rank)
+        if isinstance(padding, str):
+            total = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, weight.shape[2:], strict=True)]
+            pairs = tuple((t // 2, t - t // 2) for t in total)
+        else:
+            pairs = tuple((p, p) for p in tuple_of(padding, rank))
+        return cls(weight, bias, tuple_of(stride, rank), pairs, dilation, groups, mode)
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        return tuple(self.weight.shape[2:])
+
+    def forward(self, x: Tensor) -> Tensor:
+        symmetric = all(before == after for before, after in self.padding)
+        if symmetric and self.padding_mode == "constant":
+            padding = tuple(before for before, _ in self.padding)
+        else:
+            x = F.pad(x, [p for pair in reversed(self.padding) for p in pair], mode=self.padding_mode)
+            padding = (0,) * self.rank
+        convolution = CONVOLUTION[self.rank]
+        return convolution(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+
+    def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
+        assert masks[0] is not None
+        return window_mask(
+            masks[0], inputs[0].shape, output.shape, self.kernel, self.stride, self.dilation, self.padding,
+            self.padding_mode,
+        )  # fmt: skip
+
+    def refusal(self, inputs: Sequence[Any]) -> str | None:
+        if inputs[0].dim() != self.input_rank:
+            return f"the input has {inputs[0].dim()} dimensions; a batch dimension is needed ({self.input_rank} in all)"
+        return None
+
+    def is_linear(self, deltas: Sequence[bool]) -> bool:
+        return True
+
+    def scaled(self, scale: Tensor, shift: Tensor) -> Conv:
+        """The convolution followed by `* scale + shift` per output channel, computed in float64."""
+        weight, bias = fold_output(self.weight, self.bias, scale, shift, channel=0)
+        return Conv(weight, bias, self.stride, self.padding, self.dilation, self.groups, self.padding_mode)
+
+    def prescaled(self, scale: Tensor, shift: Tensor) -> Conv | None:
+        """The convolution preceded by `* scale + shift` per input channel, or None where zero padding forbids it."""
+        padded = any(p for pair in self.padding for p in pair)
+        if padded and self.padding_mode == "constant" and bool(shift.any()):
+            return None
+        per_group = self.weight.shape[1]
+        ones = (1,) * self.rank
+        by_group = self.weight.detach().double().unflatten(0, (self.groups, -1))
+        scale = scale.double().view(self.groups, 1, per_group, *ones)
+        shift = shift.double().view(self.groups, 1, per_group, *ones)
+        weight = (by_group * scale).flatten(0, 1)
+        bias = (by_group * shift).flatten(0, 1).flatten(1).sum(1)
+        bias = bias if self.bias is None else bias + self.bias.detach().double()
+        dtype = self.weight.dtype
+        return Conv(
+            weight.to(dtype), bias.to(dtype), self.stride, self.padding, self.dilation, self.groups, self.padding_mode
+        )
+
+    def extra_repr(self) -> str:
+        out, per_group = self.weight.shape[:2]
+        text = f"{per_group * self.groups}, {out}, kernel={self.kernel}, stride={self.stride}, padding={self.padding}"
+        text += f", dilation={self.dilation}" if any(d != 1 for d in self.dilation) else ""
+        text += f", groups={self.groups}" if self.groups != 1 else ""
+        return text + (f", padding_mode={self.padding_mode!r}" if self.padding_mode != "constant" else "")
+
+
+def fold_output(
+    weight: Tensor, bias: Tensor | None, scale: Tensor, shift: Tensor, channel: int
+) -> tuple[Tensor, Tensor]:
+    """Weight and bias of `(weight · x + bias) * scale + shift`; `channel` is the weight's output dimension."""
+    shape = [-1 if d == channel else 1 for d in range(weight.dim())]
+    scale, shift = scale.double(), shift.double()
+    folded = weight.detach().double() * scale.view(shape)
+    offset = shift if bias is None else bias.detach().double() * scale + shift
+    return folded.to(weight.dtype), offset.expand(weight.shape[channel]).to(weight.dtype)
+
+
+def constant_weight(weight: Any) -> str | None:
+    """Why `F.conv*d` or `F.linear` with this weight has no delta form, or None."""
+    return None if isinstance(weight, torch.Tensor) else "its weight is computed from the frame"

@@ -1,0 +1,220 @@
+"""A plan: everything that depends on the shape of the frames, filled from the first frame of that shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from deltafx.errors import FrameError
+from deltafx.gate import InputGate, infer_grey_level
+from deltafx.node import DeltaNode
+from deltafx.state import Leaf, NodeState
+from deltafx.truncation import Truncation, root_mean_square
+
+
+class Plan:
+    """Buffers and facts for frames of one shape, and what is known of the frame that is running.
+
+    `stale` flags, on the device, the streams that the next frame must refresh. A frame sets all flags when it starts
+    and clears them when it ends, so that whatever interrupts it leaves them set.
+    """
+
+    def __init__(self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], copies_outputs: bool):
+        self.leaves = [describe(leaf) for leaf in leaves]
+        self.spec = spec
+        self.streams = streams
+        self.copies_outputs = copies_outputs
+        self.scales = scales
+        self.nodes: dict[str, NodeState] = {}
+        self.inputs: list[NodeState] = []  # those of the dense_to_delta nodes
+        self.predicted_bytes = 0
+        self.constants: dict[str, Any] = {}
+        self.shared = [x.clone() for x in leaves if isinstance(x, Tensor) and not self.has_streams(x.shape)]
+        device = next((x.device for x in leaves if isinstance(x, Tensor)), torch.device("cpu"))
+        self.stale = torch.ones(streams, dtype=torch.bool, device=device)
+        self.rows = self.stale.clone()
+        self.full = False  # the running frame is known on the host to refresh every stream
+        self.full_next = True
+        self.frame = 0
+        self.counted_frames = 0
+        self.non_finite = torch.zeros_like(self.stale)
+        self.forced_mask: Tensor | None = None
+        self._pooled: dict[tuple[int, ...], Tensor] = {}
+
+    # -- what a frame is matched against ------------------------------------------------------------------------------
+
+    def fits(self, leaves: list[Any], spec: Any) -> bool:
+        """Whether this plan is for arguments of these shapes and values."""
+        if spec != self.spec or len(leaves) != len(self.leaves):
+            return False
+        return all(same_argument(mine, leaf) for mine, leaf in zip(self.leaves, leaves, strict=True))
+
+    def has_streams(self, shape: torch.Size) -> bool:
+        return len(shape) > 0 and shape[0] == self.streams
+
+    # -- the course of a frame ----------------------------------------------------------------------------------------
+
+    def begin(self, leaves: list[Any], forced_mask: Tensor | None) -> None:
+        """Settle which streams this frame refreshes, and mark them all as unfinished."""
+        tensors = [x for x in leaves if isinstance(x, Tensor) and not self.has_streams(x.shape)]
+        for kept, given in zip(self.shared, tensors, strict=True):
+            self.stale |= ~(kept == given).all()
+            kept.copy_(given)
+        self.rows.copy_(self.stale)
+        self.stale.fill_(True)
+        self.full, self.full_next = self.full_next, True
+        self.non_finite.fill_(False)
+        self.forced_mask = forced_mask
+        self._pooled.clear()
+
+    def end(self) -> None:
+        """The frame ran to its end: only streams that met a non-finite difference stay to be refreshed."""
+        self.stale.copy_(self.non_finite)
+        self.full_next = False
+        self.frame += 1
+        self.counted_frames += 1
+
+    def reset(self) -> None:
+        """Start over: the next frame is in full, and counts begin with it."""
+        self.reset_streams()
+        self.counted_frames = 0
+        for node in self.nodes.values():
+            for leaf in node.leaves:
+                leaf.forget_counts()
+
+    def reset_streams(self, streams: list[int] | None = None) -> None:
+        """Refresh some streams, or all, in the next frame."""
+        if streams is None:
+            self.stale.fill_(True)
+            self.full_next = True
+        else:
+            self.stale[streams] = True
+
+    # -- what the kernels ask -----------------------------------------------------------------------------------------
+
+    def begin_node(self, path: str) -> NodeState:
+        """The state of a node that is about to run in this frame."""
+        state = self.nodes[path]
+        rows = self.rows if state.last_frame == self.frame - 1 else torch.ones_like(self.rows)
+        state.rows = rows if state.aligned else rows.any()
+        state.last_frame = self.frame
+        return state
+
+    def constant(self, node: DeltaNode, inputs: Any) -> Any:
+        """The value of a node that does not depend on the frame."""
+        return self.constants[node.path] if node.path in self.constants else node.dense(*inputs)
+
+    def full_refresh(self) -> Tensor:
+        return self.rows.all()
+
+    def flag_non_finite(self, payload: Tensor, state: NodeState) -> None:
+        """Refresh a stream in the next frame: a non-finite difference would stay in every accumulator."""
+        if state.aligned:
+            self.non_finite |= ~payload.isfinite().flatten(1).all(1)
+        else:
+            self.non_finite |= ~payload.isfinite().all()
+
+    def withholds(self, node: DeltaNode) -> bool:
+        return node.truncation is not None and (node.truncation.threshold.value > 0)
+
+    def threshold(
+        self, path: str, truncation: Truncation, state: NodeState, leaf: Leaf, new: Tensor
+    ) -> Tensor | None:
+        """The threshold in units of the tensor, or None for 0; a share is measured on the first full frame."""
+        if truncation.threshold.value == 0:
+            return None
+        if truncation.threshold.absolute:
+            return torch.full((), truncation.threshold.value, device=new.device)
+        key = path if state.leaves[0] is leaf else f"{path}[{state.leaves.index(leaf)}]"
+        if key not in self.scales and self.full and new.is_floating_point():
+            scale = root_mean_square(new)
+            if 0 < scale < float("inf"):
+                self.scales[key] = scale
+        if key not in self.scales:
+            return None
+        return torch.full((), truncation.threshold.value * self.scales[key], device=new.device)
+
+    def grey_level(self, path: str, gate: InputGate, frame: Tensor) -> float:
+        if gate.grey_level is not None:
+            return gate.grey_level
+        key = f"{path}:grey_level"
+        if key not in self.scales:
+            self.scales[key] = infer_grey_level(frame)
+        return self.scales[key]
+
+    def forced(self, candidates: Tensor) -> Tensor | None:
+        """The decision that `force_masks` prescribes for a grid, or None where it has none for this layout."""
+        if self.forced_mask is None:
+            return None
+        shape = tuple(candidates.shape)
+        if len(shape) == 4 and shape[1] == 1:
+            grid: tuple[int, ...] = shape[2:]
+        elif len(shape) == 4 and shape[3] == 1:
+            grid = shape[1:3]
+        elif all(size == 1 for size in shape[1:]) and shape[:1] == (self.streams,):
+            grid = (1, 1)
+        else:
+            return None
+        if grid not in self._pooled:
+            self._pooled[grid] = F.adaptive_max_pool2d(self.forced_mask.float().unsqueeze(1), grid).to(torch.uint8)
+        return self._pooled[grid].view(shape) if shape[0] == self.streams else None
+
+    def check_shape(self, path: str, leaf: Leaf, piece: Tensor) -> None:
+        if piece.shape != leaf.shape:
+            raise FrameError(
+                f"{path}: its output has shape {tuple(piece.shape)} in this frame and had {tuple(leaf.shape)} before; "
+                f"an output whose shape depends on the picture has no delta form. Convert the part of the model "
+                f"before it. The next frame starts in full."
+            )
+
+    @property
+    def bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for node in self.nodes.values() for t in node.tensors())
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arguments
+
+
+def bind_arguments(graph_module: fx.GraphModule, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
+    """One value for each placeholder of the graph, from the arguments of a call."""
+    placeholders = list(graph_module.graph.find_nodes(op="placeholder"))
+    names = [str(node.target) for node in placeholders]
+    unknown = [name for name in kwargs if name not in names]
+    if unknown:
+        raise FrameError(f"forward() has no argument {unknown[0]!r}; its arguments are {', '.join(names)}.")
+    if len(args) > len(names):
+        raise FrameError(f"forward() takes {len(names)} arguments ({', '.join(names)}); got {len(args)}.")
+    values = dict(zip(names, args, strict=False))
+    twice = [name for name in kwargs if name in values]
+    if twice:
+        raise FrameError(f"forward() got two values for argument {twice[0]!r}.")
+    values.update(kwargs)
+    for node, name in zip(placeholders, names, strict=True):
+        if name not in values and not node.args:
+            raise FrameError(f"forward() needs a value for argument {name!r}.")
+        values.setdefault(name, node.args[0] if node.args else None)
+    return [values[name] for name in names]
+
+
+@dataclass(frozen=True)
+class TensorArgument:
+    """What a plan fixes of a tensor argument."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+def describe(leaf: Any) -> Any:
+    return TensorArgument(leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
+
+
+def same_argument(mine: Any, leaf: Any) -> bool:
+    if isinstance(leaf, Tensor) or isinstance(mine, TensorArgument):
+        return bool(mine == describe(leaf))
+    return type(mine) is type(leaf) and bool(mine == leaf)

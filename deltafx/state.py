@@ -1,0 +1,73 @@
+"""The state of one plan: what every node keeps from frame to frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class Leaf:
+    """The state behind one output tensor of a node (most have one; a `chunk` has several).
+
+    `value` is what downstream saw last. With `aliased`, it is a view of an input's buffer and moves by itself.
+    """
+
+    value: Tensor | None = None
+    mask: Tensor | None = None
+    aliased: bool = False
+    shape: torch.Size = torch.Size()
+    dtype: torch.dtype = torch.float32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    stride: tuple[int, ...] = ()
+    # Sums over the frames since the last reset, on the device: frames with a candidate count, and pixel shares.
+    computed: Tensor | None = None  # float64 [2]: share of candidates in the last frame, and summed
+    updated: Tensor | None = None  # the same for the update mask
+
+    @property
+    def bytes(self) -> int:
+        return self.shape.numel() * self.dtype.itemsize
+
+    def count(self, candidates: Tensor, update: Tensor) -> None:
+        for name, mask in (("computed", candidates), ("updated", update)):
+            share = mask.to(torch.float32).mean().double()
+            total = getattr(self, name)
+            if total is None:
+                setattr(self, name, torch.stack([share, share]))
+            else:
+                total[0] = share
+                total[1] += share
+
+    def forget_counts(self) -> None:
+        self.computed = self.updated = None
+
+
+@dataclass(eq=False)
+class NodeState:
+    """What one node keeps: a leaf for each output tensor and, with `difference` payload, its accumulated inputs."""
+
+    path: str
+    leaves: list[Leaf] = field(default_factory=list)
+    aligned: bool = True  # row n of every output belongs to stream n; else a refresh of one stream is one of all
+    reason: str | None = None  # why the mask rule does not apply to these shapes
+    macs: int = 0  # of a dense frame
+    accumulated: dict[Any, Tensor] = field(default_factory=dict)  # by node input; None: the linear stages
+    offset: Any = None  # the linear stages' result for zero inputs: their bias
+    last_frame: int = -1
+    rows: Tensor | None = None  # this frame's refresh flags, [N] or [] for a node that is not aligned
+
+    def refresh(self, rank: int) -> Tensor:
+        """This frame's refresh flags as a mask that broadcasts against an output of the given rank."""
+        assert self.rows is not None
+        return self.rows.view(-1, *[1] * (rank - 1)) if self.rows.dim() else self.rows
+
+    def tensors(self) -> Sequence[Tensor]:
+        """Every buffer the node owns."""
+        own = [leaf.value for leaf in self.leaves if leaf.value is not None and not leaf.aliased]
+        masks = [leaf.mask for leaf in self.leaves if leaf.mask is not None]
+        offset = [t for t in torch.utils._pytree.tree_leaves(self.offset) if isinstance(t, Tensor)]
+        return [*own, *masks, *self.accumulated.values(), *offset]

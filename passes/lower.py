@@ -1,0 +1,20 @@
+"""Choose the kernel of every leaf module."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from deltafx.backends import kernel_for
+from deltafx.node import FrameModule
+from deltafx.passes.context import Context, leaf_module
+
+
+def lower(graph_module: fx.GraphModule, context: Context) -> int:
+    kernel = kernel_for(context.settings.backend)
+    count = 0
+    for node in graph_module.graph.nodes:
+        module = leaf_module(graph_module, node)
+        if isinstance(module, FrameModule):
+            module.kernel = kernel
+            count += 1
+    return count
