@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from deltafx.capture import capture
 from deltafx.errors import ConvertError, unknown_name
 from deltafx.gate import InputGate
 from deltafx.graph_module import DeltaGraphModule
+from deltafx.measure import relative_error, tensors_of
 from deltafx.node import DeltaNode
 from deltafx.passes import PASSES, Context
 from deltafx.passes.context import constant_of, leaf_module, place_module
@@ -90,16 +92,25 @@ def convert(
 
 
 def assemble(graph_module: fx.GraphModule, settings: Settings) -> DeltaGraphModule:
-    """Leave behind what the passes replaced, and give the modules their public places."""
+    """Leave behind what the passes replaced, and give nodes and modules their public names."""
     root = nn.Module()
     constants: dict[str, Any] = {}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
     for node in graph_module.graph.nodes:
+        if node.op in ("placeholder", "output"):
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            continue
+        target = node.target
         module = leaf_module(graph_module, node)
         if module is not None:
-            node.target = place_module(root, node.meta["path"], module)  # type: ignore[arg-type]
+            target = place_module(root, node.meta["path"], module)
         elif node.op == "get_attr":
-            constants[node.target] = constant_of(graph_module, node)
-    return DeltaGraphModule.assemble(dict(root.named_children()), constants, graph_module.graph, Runtime(settings))
+            constants[str(target)] = constant_of(graph_module, node)
+        args = fx.node.map_arg((node.args, node.kwargs), copies.__getitem__)
+        copies[node] = graph.create_node(node.op, target, *args, name=re.sub(r"\W", "_", node.meta["path"]))
+        copies[node].meta = dict(node.meta)
+    return DeltaGraphModule.assemble(dict(root.named_children()), constants, graph, Runtime(settings))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,28 +121,20 @@ def as_arguments(example_inputs: Any) -> tuple:
     return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
 
 
-def dense_output(module: nn.Module, examples: tuple) -> list[Any]:
+def dense_output(module: nn.Module, examples: tuple) -> list[torch.Tensor]:
     copies = pytree.tree_map_only(torch.Tensor, torch.clone, examples)
     with torch.inference_mode(False), torch.no_grad():
-        result = module(*copies)
-    return [leaf for leaf in pytree.tree_leaves(to_plain(result)) if isinstance(leaf, torch.Tensor)]
-
-
-def to_plain(result: Any) -> Any:
-    """A dataclass as a dictionary, which pytree can take apart."""
-    return dict(vars(result)) if hasattr(result, "__dataclass_fields__") else result
+        return tensors_of(module(*copies))
 
 
 def verify_pass(name: str, expected: list[Any] | None, got: list[Any]) -> None:
     assert expected is not None
-    for index, (want, have) in enumerate(zip(expected, got, strict=True)):
-        want64, have64 = want.double(), have.double()
-        error = ((have64 - want64).norm() / want64.norm().clamp_min(1e-30)).item()
-        if want.shape != have.shape or not error <= VERIFY_TOLERANCE.get(want.dtype, 0.0):
-            raise ConvertError(
-                f"pass {name} changed the result: output {index} of the example is off by {error:.2e} (relative). "
-                f"This is a bug in deltafx; options for a report: dump='folder' writes the graph after each pass."
-            )
+    error = relative_error(got, expected)
+    if not error <= max(VERIFY_TOLERANCE.get(want.dtype, 0.0) for want in expected):
+        raise ConvertError(
+            f"pass {name} changed the result: the example's output is off by {error:.2e} (relative). This is a bug in "
+            f"deltafx; for a report, dump='folder' writes the graph after each pass."
+        )
 
 
 def write_graph(graph_module: fx.GraphModule, folder: str | None, number: int, name: str) -> None:

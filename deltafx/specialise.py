@@ -107,6 +107,7 @@ class DenseRun(GraphWalk):
         self.plan.nodes[node.path] = state
         self.examine(n, node, inputs, state)
         self.aligned[n] = state.aligned
+        state.dense = node.island is not None or state.reason is not None
         storages = {storage_of(x) for x in tensors_in(inputs)}
         for leaf, tensor in zip(state.leaves, tensors, strict=True):
             leaf.aliased = node.storage == VIEW and storage_of(tensor) in storages

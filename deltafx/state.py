@@ -22,11 +22,12 @@ class Leaf:
     aliased: bool = False
     shape: torch.Size = torch.Size()
     dtype: torch.dtype = torch.float32
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    device: torch.device | None = None
     stride: tuple[int, ...] = ()
-    # Sums over the frames since the last reset, on the device: frames with a candidate count, and pixel shares.
-    computed: Tensor | None = None  # float64 [2]: share of candidates in the last frame, and summed
-    updated: Tensor | None = None  # the same for the update mask
+    threshold: Tensor | None = None  # of the last frame, in units of the tensor; None: 0
+    # float64 [2], on the device: share of the pixels in the last frame, and its sum since the last reset
+    computed: Tensor | None = None
+    updated: Tensor | None = None
 
     @property
     def bytes(self) -> int:
@@ -54,6 +55,7 @@ class NodeState:
     leaves: list[Leaf] = field(default_factory=list)
     aligned: bool = True  # row n of every output belongs to stream n; else a refresh of one stream is one of all
     reason: str | None = None  # why the mask rule does not apply to these shapes
+    dense: bool = False  # computes every pixel in every frame
     macs: int = 0  # of a dense frame
     accumulated: dict[Any, Tensor] = field(default_factory=dict)  # by node input; None: the linear stages
     offset: Any = None  # the linear stages' result for zero inputs: their bias

@@ -100,8 +100,8 @@ class ReferenceKernel:
             forced = plan.forced(candidates)
             if forced is None:
                 assert leaf.value is not None
-                threshold = plan.threshold(node.path, node.truncation, state, leaf, new)
-                forced = changed(new, leaf.value, candidates.shape, threshold, node.truncation.norm)
+                leaf.threshold = plan.threshold(node.path, node.truncation, state, leaf, new)
+                forced = changed(new, leaf.value, candidates.shape, leaf.threshold, node.truncation.norm)
             update = update & forced
         update = update | refresh
         leaf.count(candidates | refresh, update)
@@ -127,7 +127,7 @@ class ReferenceKernel:
             for leaf, piece, candidates in zip(state.leaves, pieces, rule, strict=True):
                 update = candidates | state.refresh(piece.dim())
                 leaf.count(update, update)
-                leaf.mask = update.contiguous()
+                leaf.mask, leaf.value = update.contiguous(), None  # a linear node keeps nothing
                 outputs.append(Delta(leaf.mask, difference=torch.where(update.bool(), piece, 0)))
                 plan.flag_non_finite(piece, state)
             return pytree.tree_unflatten(outputs, spec)

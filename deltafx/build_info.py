@@ -1,0 +1,24 @@
+"""What was compiled, for which hardware, or why not."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import torch
+
+from deltafx.backends import BACKENDS, choose_backend, unavailable
+
+
+def build_info() -> dict[str, Any]:
+    """Versions, and for each backend "available" or the reason why it is not; `auto` is what `convert` would choose."""
+    return {
+        "deltafx": importlib.metadata.version("deltafx"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cuda": torch.version.cuda if torch.cuda.is_available() else "no CUDA device is visible",
+        "backends": {name: unavailable(name) or "available" for name in BACKENDS},
+        "auto": choose_backend("auto"),
+    }

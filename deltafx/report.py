@@ -1,0 +1,206 @@
+"""What was converted, what was not and why, and how much of it the last frames computed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from deltafx.graph_module import DeltaGraphModule
+from deltafx.node import DeltaNode, DenseToDelta
+from deltafx.plan import Plan
+from deltafx.state import NodeState
+
+
+@dataclass(frozen=True)
+class NodeReport:
+    """One node. Rates are shares of its pixels; what needs a frame is None before the first."""
+
+    path: str
+    operator: str
+    fused_from: tuple[str, ...]
+    kernel: str  # its name, or "dense"
+    reason: str | None  # why it is dense
+    threshold: float | None  # in units of the tensor; None where nothing is withheld, or while it is not measured
+    update_rate: float | None  # of the last frame
+    update_rate_mean: float | None  # since the last reset, its full frame included
+    macs: int | None  # computed in the last frame
+    macs_mean: float | None
+    macs_dense: int | None
+    state_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report of a converted model: one row a node, and totals. `str()` is a table, `to_dict()` is for JSON."""
+
+    nodes: tuple[NodeReport, ...]
+    backend: str
+    payload: str
+    mode: str
+    frames: int  # since the last reset
+    streams: int | None
+    totals: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __getitem__(self, path: str) -> NodeReport:
+        return next(node for node in self.nodes if node.path == path)
+
+    def __str__(self) -> str:
+        head = ("node", "operator", "kernel", "threshold", "updated", "mean", "MMACs", "dense", "state KiB")
+        rows = [
+            (
+                node.path,
+                shorten(node.operator, 44),
+                node.kernel,
+                number(node.threshold, "{:.3g}"),
+                number(node.update_rate, "{:.1%}"),
+                number(node.update_rate_mean, "{:.1%}"),
+                number(node.macs, "{:.1f}", 1e-6),
+                number(node.macs_dense, "{:.1f}", 1e-6),
+                number(node.state_bytes, "{:.0f}", 1 / 1024),
+            )
+            for node in self.nodes
+        ]
+        lines = [table(head, rows), "", *self.summary()]
+        dense = [node for node in self.nodes if node.reason is not None]
+        lines += [f"dense: {node.path} ({node.operator}): {node.reason}" for node in dense]
+        return "\n".join(lines)
+
+    def summary(self) -> list[str]:
+        totals = self.totals
+        lines = [
+            f"{totals['delta_nodes']} nodes in delta form, {totals['dense_nodes']} dense; backend {self.backend}, "
+            f"payload {self.payload}, mode {self.mode}"
+        ]
+        if totals["macs_dense"] is not None:
+            share = totals["macs_delta_form"] / totals["macs_dense"] if totals["macs_dense"] else 1.0
+            lines.append(
+                f"{totals['macs_dense'] / 1e6:.1f} MMACs a dense frame, {share:.1%} of them in delta form; last frame "
+                f"computed {totals['macs'] / 1e6:.1f}, the mean of {self.frames} frames {totals['macs_mean'] / 1e6:.1f}"
+            )
+            lines.append(
+                f"state {totals['state_bytes'] / 2**20:.1f} MiB for {self.streams} streams "
+                f"(predicted {totals['predicted_state_bytes'] / 2**20:.1f} MiB of values)"
+            )
+        return lines
+
+
+def report(dm: DeltaGraphModule) -> Report:
+    """What `dm` consists of and what its last frames computed. Reading it waits for the device."""
+    if not isinstance(dm, DeltaGraphModule):
+        raise TypeError(f"report takes what deltafx.convert returned; got {type(dm).__name__}.")
+    runtime = dm.runtime
+    plan = runtime.plans[0] if runtime.plans else None
+    modules = [dm.get_submodule(str(n.target)) for n in dm.graph.find_nodes(op="call_module")]
+    nodes = tuple(row(module, plan) for module in modules if isinstance(module, (DeltaNode, DenseToDelta)))
+    return Report(
+        nodes=nodes,
+        backend=runtime.settings.backend,
+        payload=runtime.settings.payload,
+        mode=runtime.settings.mode,
+        frames=plan.counted_frames if plan else 0,
+        streams=plan.streams if plan else None,
+        totals=total(nodes, plan),
+    )
+
+
+def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
+    state = plan.nodes.get(node.path) if plan else None
+    operator = node.operator if isinstance(node, DeltaNode) else "dense_to_delta"
+    reason = why_dense(node, state)
+    shares = {"computed": (None, None), "updated": (None, None)}
+    if plan and state:
+        shares = {name: mean_share(state, name, plan.counted_frames) for name in shares}
+    computed, computed_mean = shares["computed"]
+    macs_dense = state.macs if state else None
+    constant = plan is not None and node.path in plan.constants
+    return NodeReport(
+        path=node.path,
+        operator=operator,
+        fused_from=node.fused_from if isinstance(node, DeltaNode) else (node.path,),
+        kernel="constant" if constant else "dense" if reason else node.kernel.name,
+        reason=reason,
+        threshold=threshold_of(node, plan),
+        update_rate=shares["updated"][0],
+        update_rate_mean=shares["updated"][1],
+        macs=round(macs_dense * computed) if macs_dense is not None and computed is not None else None,
+        macs_mean=macs_dense * computed_mean if macs_dense is not None and computed_mean is not None else None,
+        macs_dense=macs_dense,
+        state_bytes=sum(t.numel() * t.element_size() for t in state.tensors()) if state else None,
+    )
+
+
+def why_dense(node: DeltaNode | DenseToDelta, state: NodeState | None) -> str | None:
+    if isinstance(node, DeltaNode) and node.island is not None:
+        return node.island.reason
+    return state.reason if state else None
+
+
+def mean_share(state: NodeState, name: str, frames: int) -> tuple[float | None, float | None]:
+    """The last and the mean share of a node's pixels, over its outputs. An island computes all of them."""
+    counts = [getattr(leaf, name) for leaf in state.leaves]
+    counts = [count.tolist() for count in counts if count is not None]
+    if not counts or not frames:
+        return None, None
+    if name == "computed" and state.dense:
+        return 1.0, 1.0
+    return sum(c[0] for c in counts) / len(counts), sum(c[1] for c in counts) / len(counts) / frames
+
+
+def threshold_of(node: DeltaNode | DenseToDelta, plan: Plan | None) -> float | None:
+    if isinstance(node, DenseToDelta):
+        if node.gate is None:
+            return None
+        level = node.gate.grey_level or (plan.scales.get(f"{node.path}:grey_level") if plan else None)
+        return node.gate.threshold * level if level else None
+    if node.truncation is None or node.truncation.threshold.value == 0:
+        return None
+    if node.truncation.threshold.absolute:
+        return node.truncation.threshold.value
+    scale = plan.scales.get(node.path) if plan else None
+    return node.truncation.threshold.value * scale if scale else None
+
+
+def total(nodes: tuple[NodeReport, ...], plan: Plan | None) -> dict[str, Any]:
+    def add(name: str, rows: tuple[NodeReport, ...] = nodes) -> Any:
+        return sum(getattr(node, name) or 0 for node in rows) if plan else None
+
+    delta = tuple(node for node in nodes if node.reason is None)
+    return {
+        "nodes": len(nodes),
+        "delta_nodes": len(delta),
+        "dense_nodes": len(nodes) - len(delta),
+        "macs": add("macs"),
+        "macs_mean": add("macs_mean"),
+        "macs_dense": add("macs_dense"),
+        "macs_delta_form": add("macs_dense", delta),
+        "state_bytes": add("state_bytes"),
+        "predicted_state_bytes": plan.predicted_bytes if plan else None,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Plain text
+
+
+def number(value: float | None, form: str, scale: float = 1.0) -> str:
+    return "-" if value is None else form.format(value * scale)
+
+
+def shorten(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Columns of text: names to the left, numbers to the right."""
+    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
+    textual = [not any(line[i][:1].isdigit() for line in rows) for i in range(len(head))]
+    textual[0] = True
+
+    def line(cells: tuple[str, ...]) -> str:
+        pairs = zip(cells, widths, textual, strict=True)
+        return "  ".join(cell.ljust(w) if left else cell.rjust(w) for cell, w, left in pairs).rstrip()
+
+    return "\n".join([line(head), "  ".join("-" * w for w in widths), *map(line, rows)])
