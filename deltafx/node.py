@@ -91,13 +91,20 @@ class DeltaNode(FrameModule):
     def island(self) -> Island | None:
         return self.head if isinstance(self.head, Island) else None
 
+    @property
+    def is_random(self) -> bool:
+        return self.island is not None and self.island.is_random
+
     def forward(self, *inputs: Any) -> Any:
         plan = self.plan
         if plan is None:
             return self.dense(*inputs)
         if self.picks(inputs) or not any(isinstance(leaf, Delta) for leaf in pytree.tree_leaves(inputs)):
             return plan.constant(self, inputs)
-        return self.kernel.run(self, plan.begin_node(self.path), inputs, plan)
+        result = self.kernel.run(self, plan.begin_node(self.path), inputs, plan)
+        if plan.checker is not None:
+            plan.checker.note(self, inputs, result)
+        return result
 
     def picks(self, inputs: Sequence[Any]) -> bool:
         """Whether it only takes a tensor out of a nest of them, which changes nothing."""
@@ -143,9 +150,13 @@ class DenseToDelta(FrameModule):
         self.kernel: Any = None
 
     def forward(self, frame: Any) -> Any:
-        if self.plan is None:
+        plan = self.plan
+        if plan is None:
             return frame
-        return self.kernel.run_input(self, frame, self.plan)
+        result = self.kernel.run_input(self, frame, plan)
+        if plan.checker is not None:
+            plan.checker.note(self, [frame], result)
+        return result
 
     def extra_repr(self) -> str:
         return f"gate={self.gate}" if self.gate else ""

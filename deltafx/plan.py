@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from deltafx.check import Checker
 from deltafx.errors import FrameError
 from deltafx.gate import InputGate, infer_grey_level
 from deltafx.node import DeltaNode
@@ -43,6 +44,7 @@ class Plan:
         self.counted_frames = 0
         self.non_finite = torch.zeros_like(self.stale)
         self.forced_mask: Tensor | None = None
+        self.checker: Checker | None = None
         self._pooled: dict[tuple[int, ...], Tensor] = {}
 
     # -- what a frame is matched against ------------------------------------------------------------------------------
@@ -68,11 +70,15 @@ class Plan:
         self.stale.fill_(True)
         self.full, self.full_next = self.full_next, True
         self.non_finite.fill_(False)
-        self.forced_mask = forced_mask
+        self.forced_mask = None if forced_mask is None else forced_mask.to(self.stale.device).expand(self.streams, -1, -1)
+        if self.checker is not None:
+            self.checker.begin()
         self._pooled.clear()
 
     def end(self) -> None:
         """The frame ran to its end: only streams that met a non-finite difference stay to be refreshed."""
+        if self.checker is not None:
+            self.checker.finish(self)
         self.stale.copy_(self.non_finite)
         self.full_next = False
         self.frame += 1

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from deltafx.check import Checker
 from deltafx.errors import FrameError
 from deltafx.plan import Plan, bind_arguments
 from deltafx.settings import Settings
@@ -93,6 +94,7 @@ class Runtime(nn.Module):
         if plan is None:
             plan = Plan(leaves, spec, streams_of(leaves), self.scales, self.settings.options.copy_outputs)
             specialise(graph_module, plan, inputs, self.settings.options.max_state_bytes)
+            plan.checker = Checker() if self.settings.options.check else None
         self.streams = plan.streams
         self.plans = [plan, *(other for other in self.plans if other is not plan)][:KEPT_PLANS]
         return plan

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 
+from deltafx.capture import capture
 from deltafx.graph_module import DeltaGraphModule
+from deltafx.truncation import root_mean_square
 
 
 @contextlib.contextmanager
@@ -18,7 +22,8 @@ def force_masks(dm: DeltaGraphModule, mask: Tensor) -> Iterator[None]:
 
     For benchmarks: it sets the share of updated pixels whatever the frames show. `mask` is `[H, W]`, or `[N, H, W]` for
     N streams, non-zero where the input counts as changed; it is pooled by adaptive maximum. Windows still dilate, so a
-    node computes its candidates and updates those in the mask; a refresh still updates everything.
+    node computes its candidates and updates those in the mask; a refresh still updates everything. The first frame after
+    the context is in full.
     """
     if mask.dim() not in (2, 3):
         raise ValueError(f"force_masks: a mask of shape [H, W] or [N, H, W] is expected; got {tuple(mask.shape)}.")
@@ -28,6 +33,8 @@ def force_masks(dm: DeltaGraphModule, mask: Tensor) -> Iterator[None]:
         yield
     finally:
         runtime.forced_mask = None
+        for plan in runtime.plans:
+            plan.reset_streams()  # what was prescribed is not what the frames showed
 
 
 def blobs(height: int, width: int, share: float, size: int = 48, seed: int = 0) -> Tensor:
@@ -42,38 +49,125 @@ def blobs(height: int, width: int, share: float, size: int = 48, seed: int = 0) 
     return mask
 
 
+def clip(frames: int, height: int, width: int, streams: int = 2, seed: int = 0) -> Iterator[Tensor]:
+    """Frames `[streams, 3, height, width]` of fixed cameras, each with its own scene, and everything that can go wrong.
+
+    Textured discs move over a textured background, in the range of a picture normalised by mean and deviation. Every
+    fourth frame has noise. Of each 25 frames, number 7 repeats the one before, stream n is black in number 12 + n, and
+    in numbers 16 and 17 the last stream has pixels that are NaN, not the same ones; number 24 is as good as the first.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+
+    def texture() -> Tensor:
+        coarse = torch.rand(streams, 3, 9, 9, generator=generator)
+        fine = torch.rand(streams, 3, height, width, generator=generator)
+        return 0.8 * F.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1) + 0.2 * fine
+
+    background, foreground = texture(), texture()
+    start, speed = torch.rand(2, streams, 3, 2, generator=generator)
+    radius = min(height, width) * (0.05 + 0.1 * torch.rand(streams, 3, generator=generator))
+    frame = background
+    for index in range(frames):
+        number = index % 25
+        if number != 7:
+            frame = background.clone()
+            for n in range(streams):
+                for disc in range(3):
+                    cy, cx = (start[n, disc] + index * (speed[n, disc] - 0.5) / 10) % 1
+                    inside = (y - cy * height) ** 2 + (x - cx * width) ** 2 <= radius[n, disc] ** 2
+                    frame[n] = torch.where(inside, foreground[n], frame[n])
+                if number == 12 + n:
+                    frame[n] = 0
+            if number % 4 == 3:
+                frame += 0.02 * torch.randn(frame.shape, generator=generator)
+            if number in (16, 17):
+                row = height // 3 + 10 * (number - 16)
+                frame[-1, :, row : row + 3, width // 2 : width // 2 + 5] = float("nan")
+        yield (frame - 0.45) / 0.225
+
+
 @torch.no_grad()
 def scale_weights(model: nn.Module, *example_inputs: Any) -> nn.Module:
     """Give a randomly initialised model activations of RMS near 1, as trained ones have; returns the model.
 
-    Batch norms take the statistics of the example; the last gain of each residual block is 0.3 (found by name: `bn3`,
-    or `bn2` where there is no `bn3`). Other layers with weights are divided, in the order in which they run, by the RMS
-    of their output. Changes `model` in place and leaves it in evaluation mode.
+    Batch norms take the statistics of the example; other layers with weights are divided, in the order in which they
+    run, by the RMS of their output. A branch that is added to its own input is scaled to 0.3, so that sums over many
+    residual blocks stay near 1 and rounding is not amplified. The example needs several different pictures.
+
+    Changes `model` in place and leaves it in evaluation mode. Raises ConvertError if `torch.fx` cannot trace it.
     """
-    model.eval()
-    for block in model.modules():
-        last = getattr(block, "bn3", None) or getattr(block, "bn2", None)
-        if isinstance(last, nn.BatchNorm2d) and hasattr(block, "downsample"):
-            last.weight.fill_(0.3)
-
-    def fit(module: nn.Module, args: tuple, output: Any) -> Tensor | None:
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            dims = [0, *range(2, args[0].dim())]
-            module.running_mean.copy_(args[0].mean(dims))  # type: ignore[union-attr, operator]
-            module.running_var.copy_(args[0].var(dims))  # type: ignore[union-attr, operator]
-            return module.forward(args[0])
-        rms = output.square().mean().sqrt()
-        if rms > 0:
-            module.weight.div_(rms)  # type: ignore[operator, union-attr]
-            if module.bias is not None:
-                module.bias.div_(rms)  # type: ignore[operator, union-attr]
-        return output / rms if rms > 0 else output
-
-    layers = (nn.modules.batchnorm._BatchNorm, nn.modules.conv._ConvNd, nn.Linear)
-    hooks = [module.register_forward_hook(fit) for module in model.modules() if isinstance(module, layers)]
-    try:
-        model(*example_inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    graph_module = capture(model.eval())
+    ScaleWeights(graph_module, residual_ends(graph_module)).run(*example_inputs)
     return model
+
+
+WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+ADDITIONS = (operator.add, operator.iadd, torch.add, "add", "add_")
+PRODUCTS = (operator.mul, operator.imul, torch.mul, "mul", "mul_")
+
+
+class ScaleWeights(fx.Interpreter):
+    """Runs a captured model and fits each layer when it is first reached."""
+
+    def __init__(self, graph_module: fx.GraphModule, gains: dict[Any, float]):
+        super().__init__(graph_module)
+        self.gains = gains
+        self.fitted: set[nn.Module] = set()
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        value = super().get_attr(target, args, kwargs)
+        return value.fill_(self.gains[target]) if target in self.gains else value
+
+    def call_module(self, target: Any, args: Any, kwargs: Any) -> Any:
+        module = self.fetch_attr(target)
+        gain = self.gains.get(target, 1.0)
+        if module not in self.fitted and isinstance(module, BATCH_NORM):
+            fit_batch_norm(module, args[0], gain)
+        elif module not in self.fitted and isinstance(module, WEIGHTED):
+            rms = root_mean_square(module(*args, **kwargs))
+            for weights in (module.weight, module.bias):
+                if weights is not None and rms > 0:
+                    weights.mul_(gain / rms)
+        self.fitted.add(module)
+        return super().call_module(target, args, kwargs)
+
+
+def fit_batch_norm(module: nn.Module, x: Tensor, gain: float) -> None:
+    """No channel is amplified more than about three times as much as the average one."""
+    variance, mean = torch.var_mean(x, [0, *range(2, x.dim())])
+    module.running_mean.copy_(mean)  # type: ignore[union-attr, operator]
+    module.running_var.copy_(variance.clamp(min=0.1 * variance.mean()))  # type: ignore[union-attr, operator, arg-type]
+    module.weight.fill_(gain)  # type: ignore[union-attr, operator]
+
+
+def residual_ends(graph_module: fx.GraphModule) -> dict[Any, float]:
+    """The last thing with a gain, a layer or a parameter, on each branch that is added to its own input."""
+    ancestors: dict[fx.Node, set[fx.Node]] = {}
+    ends: dict[Any, float] = {}
+    for node in graph_module.graph.nodes:
+        sources = node.all_input_nodes
+        ancestors[node] = {*sources}.union(*(ancestors[source] for source in sources))
+        if node.target in ADDITIONS and len(sources) == 2:
+            for skip, branch in (sources, sources[::-1]):
+                if skip in ancestors[branch]:
+                    end = end_of_branch(graph_module, branch, skip)
+                    if end is not None:
+                        ends[end.target] = 0.3
+    return ends
+
+
+def end_of_branch(graph_module: fx.GraphModule, node: fx.Node, skip: fx.Node) -> fx.Node | None:
+    while node is not skip and node.all_input_nodes:
+        if node.op == "call_module" and isinstance(
+            graph_module.get_submodule(str(node.target)), (*WEIGHTED, BATCH_NORM)
+        ):
+            return node
+        constants = [source for source in node.all_input_nodes if source.op == "get_attr"]
+        if node.target in PRODUCTS and constants:
+            return constants[0]
+        if len(node.all_input_nodes) != 1:
+            return None
+        node = node.all_input_nodes[0]
+    return None

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from deltafx.ops import Island
 from deltafx.passes.context import Context, constant_of, leaf_module, place_constant
-
-RANDOM = ("rand", "bernoulli", "dropout", "normal", "multinomial", "poisson")
 
 
 def fold_constants(graph_module: fx.GraphModule, context: Context) -> int:
@@ -25,7 +24,7 @@ def fold_constants(graph_module: fx.GraphModule, context: Context) -> int:
         module = leaf_module(graph_module, node)
         if module is None or not node.args or not all(source in values for source in node.all_input_nodes):
             continue
-        if is_random(module) or not node.all_input_nodes:
+        if (isinstance(module, Island) and module.is_random) or not node.all_input_nodes:
             continue
         with torch.no_grad():
             value = module(*fx.node.map_arg(node.args, values.__getitem__))
@@ -39,10 +38,6 @@ def fold_constants(graph_module: fx.GraphModule, context: Context) -> int:
         graph_module.graph.erase_node(node)
         count += 1
     return count + remove_unread(graph_module.graph)
-
-
-def is_random(module: Any) -> bool:
-    return any(word in getattr(module, "name", "").lower() for word in RANDOM)
 
 
 def remove_unread(graph: fx.Graph) -> int:

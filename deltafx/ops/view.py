@@ -9,7 +9,7 @@ of the input's and costs nothing.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -76,6 +76,13 @@ class Reshape(FunctionOp):
     modules = (nn.Flatten, nn.Unflatten)
     functions = (torch.reshape, torch.flatten, torch.unflatten, torch.ravel)
     methods = ("view", "reshape", "flatten", "unflatten", "ravel", "view_as", "reshape_as")
+
+    def __init__(self, function: Callable, args: Sequence[Any] = (Slot(0),), kwargs: dict[str, Any] | None = None):
+        # `view` refuses some strides; which ones a buffer has is not the model's business.
+        copying = {Tensor.view: Tensor.reshape, Tensor.view_as: Tensor.reshape_as}
+        if not any(isinstance(a, torch.dtype) for a in args):
+            function = copying.get(function, function)
+        super().__init__(function, args, kwargs)
 
     @classmethod
     def from_module(cls, module: nn.Module) -> Reshape:

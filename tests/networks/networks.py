@@ -1,0 +1,35 @@
+"""The networks that every backend must get right, with random weights in which rounding is not amplified."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+
+from deltafx.testing import clip, scale_weights
+
+# What a constructor needs beside `weights=None`.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "googlenet": {"init_weights": False},  # slow, and scaled anyway
+    "inception_v3": {"init_weights": False},
+    "fcn_resnet50": {"weights_backbone": None, "aux_loss": True},
+    "deeplabv3_mobilenet_v3_large": {"weights_backbone": None, "aux_loss": True},
+    "lraspp_mobilenet_v3_large": {"weights_backbone": None},
+}
+NETWORKS = (
+    "resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "vgg16_bn", "alexnet", "densenet121", "googlenet",
+    "inception_v3", "squeezenet1_1", "mnasnet1_0", "shufflenet_v2_x1_0", "mobilenet_v2", "mobilenet_v3_large",
+    "efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny", "fcn_resnet50",
+    "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
+)  # fmt: skip
+
+
+def network(name: str, size: int) -> nn.Module:
+    """The network in evaluation mode, scaled on frames of the clip."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = models.get_model(name, weights=None, **OPTIONS.get(name, {}))
+    example = torch.cat([frame for index, frame in enumerate(clip(25, size, size)) if index % 6 == 0 or index == 13])
+    return scale_weights(model, example)
