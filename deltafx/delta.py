@@ -17,12 +17,14 @@ class Delta:
     a pixel, broadcasts against the payload, and has the memory layout of `[N, *spatial]`.
 
     Exactly one payload is given. `value` is the tensor's persistent buffer, in which the new values stand.
-    `difference` is new minus last propagated value, zero outside the mask.
+    `difference` is new minus last propagated value, zero outside the mask; for the streams flagged in `fresh`, which
+    are in refresh, it counts from 0: who accumulates it starts again.
     """
 
     mask: Tensor
     value: Tensor | None = None
     difference: Tensor | None = None
+    fresh: Tensor | None = None  # broadcasts against the difference
 
     @property
     def payload(self) -> Tensor:

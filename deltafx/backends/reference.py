@@ -128,12 +128,13 @@ class ReferenceKernel:
                 update = candidates | state.refresh(piece.dim())
                 leaf.count(update, update)
                 leaf.mask, leaf.value = update.contiguous(), None  # a linear node keeps nothing
-                outputs.append(Delta(leaf.mask, difference=torch.where(update.bool(), piece, 0)))
+                fresh = state.refresh(piece.dim()).bool()
+                outputs.append(Delta(leaf.mask, difference=torch.where(update.bool(), piece, 0), fresh=fresh))
                 plan.flag_non_finite(piece, state)
             return pytree.tree_unflatten(outputs, spec)
 
         if linear:
-            chain = self._accumulate(state, None, chain)
+            chain = self._accumulate(state, None, chain, state.refresh(chain.dim()).bool())
         needed = {i for stage in list(node.stages)[linear:] for i in stage.operands if i is not None}
         values = [self._read(state, i, x) if i in needed else x for i, x in enumerate(inputs)]
         result = chain if whole else node.dense_stages(values, linear, None, chain)
@@ -151,20 +152,23 @@ class ReferenceKernel:
 
         return pytree.tree_map(change, node.dense_stages(differences, 0, count), state.offset)
 
-    def _accumulate(self, state: NodeState, key: Any, difference: Tensor) -> Tensor:
+    def _accumulate(self, state: NodeState, key: Any, difference: Tensor, fresh: Tensor | None) -> Tensor:
         if key not in state.accumulated:
             state.accumulated[key] = torch.zeros_like(difference)
+        assert fresh is not None
         total = state.accumulated[key]
-        kept = torch.where(state.refresh(total.dim()).bool(), 0, total)
-        return total.copy_(kept + difference)
+        return total.copy_(torch.where(fresh, 0, total) + difference)
 
     def _read(self, state: NodeState, index: int, value: Any) -> Any:
         """Input number `index` as this node has seen it: deltas become their values."""
         pieces, spec = pytree.tree_flatten(value)
         for k, piece in enumerate(pieces):
             if isinstance(piece, Delta):
-                accumulates = piece.difference is not None
-                pieces[k] = self._accumulate(state, (index, k), piece.difference) if accumulates else piece.value
+                pieces[k] = (
+                    self._accumulate(state, (index, k), piece.difference, piece.fresh)
+                    if piece.difference is not None
+                    else piece.value
+                )
         return pytree.tree_unflatten(pieces, spec)
 
     def run_output(self, node: DeltaToDense, result: Any, plan: Plan) -> Any:
@@ -179,11 +183,11 @@ def emit(payload: str, state: NodeState, leaf: Leaf, new: Tensor, update: Tensor
     assert old is not None
     leaf.mask = update.contiguous()
     if payload == "difference" and new.is_floating_point():
-        base = torch.where(state.refresh(new.dim()).bool(), 0, old)
-        difference = torch.where(update.bool(), new - base, 0)
+        fresh = state.refresh(new.dim()).bool()
+        difference = torch.where(update.bool(), new - torch.where(fresh, 0, old), 0)
         old.copy_(torch.where(update.bool(), new, old))
         plan.flag_non_finite(new, state)
-        return Delta(leaf.mask, difference=difference)
+        return Delta(leaf.mask, difference=difference, fresh=fresh)
     if not leaf.aliased:
         old.copy_(torch.where(update.bool(), new, old))
     return Delta(leaf.mask, value=old)
