@@ -4,23 +4,70 @@ from __future__ import annotations
 
 import collections
 import copy
+import dis
+import inspect
+import itertools
+import operator
+import os
 import traceback
+from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from deltafx.errors import ConvertError
 from deltafx.graph_module import DeltaGraphModule
 from deltafx.ops import operator_of_module
+from deltafx.passes.context import constant_of, place_constant, place_module
+from deltafx.passes.functionalise import IN_PLACE_OPERATORS
 
 STATE_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU)
+NAMED_STATE_IN_TRAINING = ("StochasticDepth", "DropPath")  # torchvision, timm
+
+
+class Proxy(fx.Proxy):
+    """A tensor that is traced. Beyond fx, `x[i] = y` and `x += y` are recorded as what they are, writes into x, and
+    assertions about it hold (they are not kept)."""
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __bool__(self) -> bool:
+        frame = inspect.currentframe()
+        assert frame is not None
+        assert frame.f_back is not None
+        passes = asserted(frame.f_back)
+        return super().__bool__() if passes is None else passes
+
+
+def recorder(function: Callable) -> Callable:
+    def record(self: Proxy, other: Any) -> Any:
+        return self.tracer.create_proxy("call_function", function, (self, other), {})
+
+    return record
+
+
+for in_place in IN_PLACE_OPERATORS:
+    setattr(Proxy, f"__{in_place.__name__}__", recorder(in_place))
+
+
+def asserted(frame: FrameType) -> bool | None:
+    """The truth that lets an `assert` pass, if a frame stands at one: its next step jumps over an AssertionError."""
+    steps = (step for step in dis.get_instructions(frame.f_code) if step.offset >= frame.f_lasti)
+    jump, load = itertools.islice((step for step in steps if step.opname not in ("TO_BOOL", "NOT_TAKEN")), 2)
+    raises = load.opname == "LOAD_ASSERTION_ERROR" or load.argval is AssertionError
+    return "IF_TRUE" in jump.opname if raises and "JUMP" in jump.opname else None
 
 
 class Tracer(fx.Tracer):
     """Keeps modules that have an operator as leaves, and remembers where it was when tracing fails."""
 
     failed_in: str | None = None
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return Proxy(node, self)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or operator_of_module(m) is not None
@@ -41,17 +88,77 @@ class Tracer(fx.Tracer):
 def capture(model: nn.Module) -> fx.GraphModule:
     """A graph module over the caller's weights; a GraphModule is taken as it is. The model is not changed."""
     check_model(model)
-    if isinstance(model, fx.GraphModule):
-        result = fx.GraphModule(model, copy.deepcopy(model.graph))
-    else:
-        tracer = Tracer()
-        try:
-            graph = tracer.trace(model)
-        except Exception as error:
-            raise ConvertError(explain(model, tracer, error)) from error
-        result = fx.GraphModule(tracer.root, graph)
-    name_nodes(result.graph)
+    root, graph = as_it_is(model) if isinstance(model, fx.GraphModule) else trace(model)
+    drop_variable_arguments(graph)
+    name_nodes(graph)
+    return over(root, graph)
+
+
+def as_it_is(model: fx.GraphModule) -> tuple[nn.Module, fx.Graph]:
+    return model, copy.deepcopy(model.graph)
+
+
+def trace(model: nn.Module) -> tuple[nn.Module, fx.Graph]:
+    """The graph of a model, and a copy of it over the same weights: tracing runs Python, which may set things."""
+    tensors = [t for module in model.modules() for t in (*module._parameters.values(), *vars(module).values())]
+    root = copy.deepcopy(model, {id(t): t for t in tensors if isinstance(t, Tensor)})
+    buffers = {name: (buffer, buffer._version) for name, buffer in root.named_buffers()}
+    random_numbers = torch.get_rng_state()
+    tracer = Tracer()
+    try:
+        graph = tracer.trace(root)
+    except Exception as error:
+        raise ConvertError(explain(model, tracer, error)) from error
+    if not torch.equal(random_numbers, torch.get_rng_state()):
+        torch.set_rng_state(random_numbers)
+        raise ConvertError(
+            f"{type(model).__name__} draws random numbers whatever its input is; in a graph they would be the same in "
+            f"every frame. Draw numbers like the input (torch.rand_like(x)), or make them an input."
+        )
+    for name, buffer in root.named_buffers():
+        if name not in buffers or buffer is not buffers[name][0] or buffer._version != buffers[name][1]:
+            raise ConvertError(
+                f"{type(model).__name__} writes into its buffer {name!r}, which would change from frame to frame. "
+                f"Make it an input and an output of the model, or a local copy."
+            )
+    return root, graph
+
+
+def over(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+    """A graph module of its own: the caller's leaf modules under legal names, and parameters over his constants."""
+    result = fx.GraphModule(nn.Module(), fx.Graph(), type(root).__name__)
+    result.training = False
+    modules = dict(root.named_modules(remove_duplicate=False))
+    places: dict[tuple[str, str], str] = {}
+    for node in graph.nodes:
+        if node.op not in ("call_module", "get_attr"):
+            continue
+        target = str(node.target)
+        if (node.op, target) not in places:
+            if node.op == "call_module":
+                place = place_module(result, target, modules[target])
+            else:
+                constant = constant_of(root, node)
+                if constant is None:
+                    raise ConvertError(f"{node.meta['path']}: the graph reads an attribute that is not a tensor.")
+                place = place_constant(result, target, constant)
+            places[node.op, target] = place
+        node.target = places[node.op, target]
+    result.graph = graph
     return result
+
+
+def drop_variable_arguments(graph: fx.Graph) -> None:
+    """Remove `*args` and `**kwargs` of the model's forward, which a graph cannot have."""
+    for node in list(graph.find_nodes(op="placeholder")):
+        if not str(node.target).startswith("*"):
+            continue
+        if node.users:
+            raise ConvertError(
+                f"the model's forward reads {node.target}; a graph has a fixed number of arguments. Name the arguments "
+                f"that a frame consists of: def forward(self, x, y)."
+            )
+        graph.erase_node(node)
 
 
 def check_model(model: Any) -> None:
@@ -64,22 +171,26 @@ def check_model(model: Any) -> None:
             where = f"its submodule {path!r} is" if path else "it is"
             raise ConvertError(f"the model cannot be converted again: {where} a converted model. Pass the original.")
     training = [path or "the model" for path, m in model.named_modules()
-                if m.training and (m is model or isinstance(m, STATE_IN_TRAINING))]  # fmt: skip
+                if m.training and (m is model or acts_in_training(m))]  # fmt: skip
     if training:
         more = f" and {len(training) - 1} more" if len(training) > 1 else ""
         raise ConvertError(f"{training[0]}{more} is in training mode; call model.eval() before deltafx.convert.")
 
 
+def acts_in_training(module: nn.Module) -> bool:
+    return isinstance(module, STATE_IN_TRAINING) or type(module).__name__ in NAMED_STATE_IN_TRAINING
+
+
 def explain(model: nn.Module, tracer: Tracer, error: Exception) -> str:
     """Which line of which module could not be traced."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "/torch/" not in f.filename]
-    frames = [f for f in frames if not f.filename.endswith("deltafx/capture.py")] or frames
-    line = frames[-1] if frames else None
-    where = f"{line.filename}:{line.lineno}: {line.line}" if line else "an unknown line"
+    inside = (os.path.dirname(torch.__file__) + os.sep, __file__)
+    frames = traceback.extract_tb(error.__traceback__)
+    line = next((f for f in reversed(frames) if not f.filename.startswith(inside)), frames[-1])
     module = f"module {tracer.failed_in!r}" if tracer.failed_in else "the model's own forward"
+    reason = (str(error).strip().splitlines() or [""])[0]
     return (
-        f"{type(model).__name__} cannot be traced by torch.fx: {module}, {where}\n"
-        f"  {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}\n"
+        f"{type(model).__name__} cannot be traced by torch.fx: {module}, {line.filename}:{line.lineno}: {line.line}\n"
+        f"  {type(error).__name__}: {reason}\n"
         f"Control flow that depends on a tensor, or loops over one, has no graph. Convert the parts that have none of "
         f"it, for example model.backbone = deltafx.convert(model.backbone)."
     )
@@ -89,13 +200,17 @@ def name_nodes(graph: fx.Graph) -> None:
     """Give every node its public name in `node.meta["path"]`.
 
     A module's call has the module's path, a function's call that of the module in which it stands plus the function's
-    name. Of several calls with one name, the second has `#2` added, the third `#3`.
+    name. Of several with one name, modules' calls come first, then the order of execution: the second has `#2` added,
+    the third `#3`.
     """
-    calls: collections.Counter[str] = collections.Counter()
-    for node in graph.nodes:
-        path = base_name(node)
-        calls[path] += 1
-        node.meta["path"] = path if calls[path] == 1 else f"{path}#{calls[path]}"
+    taken: collections.Counter[str] = collections.Counter()
+    for node in sorted(graph.nodes, key=lambda node: node.op != "call_module"):
+        name = path = base_name(node)
+        while taken[path]:
+            taken[name] += 1
+            path = f"{name}#{taken[name]}"
+        taken[path] += 1
+        node.meta["path"] = path
 
 
 def base_name(node: fx.Node) -> str:
@@ -103,7 +218,8 @@ def base_name(node: fx.Node) -> str:
         return str(node.target)
     if node.op == "output":
         return "output"
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
+    target = IN_PLACE_OPERATORS.get(node.target, node.target)  # type: ignore[arg-type]
+    name = target if isinstance(target, str) else getattr(target, "__name__", str(target))
     stack = node.meta.get("nn_module_stack")
     scope = next(reversed(stack.values()))[0] if stack else ""
     return f"{scope}.{name.strip('_')}" if scope else name.strip("_")

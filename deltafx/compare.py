@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
-from deltafx.graph_module import DeltaGraphModule
+from deltafx.graph_module import DeltaGraphModule, check_converted
 from deltafx.measure import relative_error, tensors_of
 from deltafx.report import number, report, table
 
@@ -64,7 +65,11 @@ class Comparison:
 
 
 def compare(
-    model: nn.Module, dm: DeltaGraphModule, frames: Iterable[Any], *, metric: Metric | Mapping[str, Metric] | None = None
+    model: nn.Module,
+    dm: DeltaGraphModule,
+    frames: Iterable[Any],
+    *,
+    metric: Metric | Mapping[str, Metric] | None = None,
 ) -> Comparison:
     """Run both models over `frames` and set them side by side; `dm` starts in full.
 
@@ -77,12 +82,16 @@ def compare(
     named: Mapping[str, Metric] = {}
     if metric is not None:
         named = metric if isinstance(metric, Mapping) else {getattr(metric, "__name__", "metric"): metric}
+    check_converted(dm, "compare")
+    if model.training:
+        raise ValueError("compare: the model is in training mode; call model.eval() first.")
     dm.runtime.reset(None)
     rows = []
     for frame in frames:
         args = frame if isinstance(frame, tuple) else (frame,)
         with torch.no_grad():
-            dense, ms_dense = timed(model, args)
+            # On a copy: a dense model may overwrite its input.
+            dense, ms_dense = timed(model, pytree.tree_map_only(torch.Tensor, torch.clone, args))
         delta, ms_delta = timed(dm, args)
         totals = report(dm).totals
         rows.append(

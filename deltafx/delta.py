@@ -49,11 +49,20 @@ class Delta:
     def device(self) -> torch.device:
         return self.payload.device
 
+    @property
+    def is_cuda(self) -> bool:
+        return self.payload.is_cuda
+
     def dim(self) -> int:
         return self.payload.dim()
 
     def numel(self) -> int:
         return self.payload.numel()
+
+    def is_floating_point(self) -> bool:
+        return self.payload.is_floating_point()
+
+    ndimension, nelement = dim, numel
 
     def size(self, dim: int | None = None) -> torch.Size | int:
         return self.payload.shape if dim is None else self.payload.shape[dim]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
+from deltafx.errors import ConvertError
 from deltafx.ops.base import to_mask
+from deltafx.truncation import is_number
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,9 @@ class InputGate:
     is dilated by `dilation` pixels.
 
     `grey_level` is the size of one grey level in the input's units. Not given, it is inferred from the smallest and
-    the largest value of the first frame: values above 2 and none below 0 mean 0..255 (1); values within 0..1 mean
-    1/255; within -1..1, 2/255; anything else a frame normalised by the ImageNet mean and deviation (1/57.4).
+    the largest value of the first frame that is finite and not of one colour: integers, and values above 2 with none
+    below 0, mean 0..255 (1); others of 0 and above, 0..1 (1/255); values within -1..1, 2/255; anything else a frame
+    normalised by the ImageNet mean and deviation (1/57.4).
     """
 
     threshold: float
@@ -29,12 +32,15 @@ class InputGate:
     grey_level: float | None = None
 
     def __post_init__(self) -> None:
-        if self.window < 1 or self.window % 2 == 0:
-            raise ValueError(f"InputGate: window is an odd number of pixels, 1 or larger; got {self.window}")
-        if self.threshold < 0 or self.dilation < 0:
-            raise ValueError(f"InputGate: threshold and dilation are 0 or larger; got {self}")
-        if self.grey_level is not None and not self.grey_level > 0:
-            raise ValueError(f"InputGate: grey_level is larger than 0; got {self.grey_level}")
+        threshold, window, dilation, level = self.threshold, self.window, self.dilation, self.grey_level
+        if not is_number(threshold) or not 0 <= threshold < float("inf"):
+            raise ConvertError(f"InputGate: threshold is a finite number of grey levels, 0 or more; got {threshold!r}.")
+        if not isinstance(window, int) or window < 1 or window % 2 == 0:
+            raise ConvertError(f"InputGate: window is an odd number of pixels, 1 or more; got {window!r}.")
+        if not isinstance(dilation, int) or dilation < 0:
+            raise ConvertError(f"InputGate: dilation is a number of pixels, 0 or more; got {dilation!r}.")
+        if level is not None and not (is_number(level) and 0 < level < float("inf")):
+            raise ConvertError(f"InputGate: grey_level is a finite number larger than 0; got {level!r}.")
 
     def mask(self, change: Tensor, grey_level: float) -> Tensor:
         """The pixels that pass, `[N, 1, H, W]`, for a change `[N, C, H, W]`. A non-finite change passes."""
@@ -51,6 +57,8 @@ class InputGate:
 
 def infer_grey_level(frame: Tensor) -> float:
     """The size of one 8-bit grey level in the units of a frame; see `InputGate`."""
+    if not frame.is_floating_point():
+        return 1.0
     finite = frame[frame.isfinite()]
     if finite.numel() == 0:
         return 1 / 57.4

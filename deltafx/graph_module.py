@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,87 +13,146 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from deltafx.errors import FrameError
-from deltafx.node import FrameModule
+from deltafx.node import NO_EXPORT, FrameModule, refuse_export, take_over_weights
 from deltafx.runtime import Runtime
 
 RUNTIME = "_deltafx"
+KEPT_META = ("path", "rank", "stack_trace")  # of a node; plain data, so that copies print the same
 
 
 class DeltaGraphModule(fx.GraphModule):
     """The rewritten graph. Call it with a frame of every stream, `[N, C, H, W]`, one stream for each batch element.
 
-    Print it, draw it and step through it like any GraphModule, before or after the first frame. Called through
-    `forward`, or an `fx.Interpreter`, it is the dense network and touches no state.
+    Print it, draw it and step through it like any GraphModule, before or after the first frame. An `fx.Interpreter`
+    runs it as the dense network and touches no state.
     """
-
-    @classmethod
-    def assemble(cls, modules: dict[str, nn.Module], constants: dict[str, Any], graph: fx.Graph, runtime: Runtime
-                 ) -> DeltaGraphModule:  # fmt: skip
-        """A graph module from its parts; the leaf modules are attached to the runtime."""
-        root = nn.Module()
-        for name, module in modules.items():
-            root.add_module(name, module)
-        for name, constant in constants.items():
-            if isinstance(constant, nn.Parameter):
-                root.register_parameter(name, constant)
-            else:
-                root.register_buffer(name, constant)
-        result = cls(root, graph)
-        result.add_module(RUNTIME, runtime)
-        result.eval()
-        for module in result.modules():
-            if isinstance(module, FrameModule):
-                module.attach(runtime)
-        parameters = [p for p in result.parameters() if p.is_floating_point()]
-        dtypes, devices = {p.dtype for p in parameters}, {p.device for p in parameters}
-        runtime.dtype = dtypes.pop() if len(dtypes) == 1 else None
-        runtime.device = devices.pop() if len(devices) == 1 else None
-        return result
-
-    def parts(self) -> tuple[dict[str, Any], dict[str, Any], fx.Graph, Runtime]:
-        modules = {name: module for name, module in self._modules.items() if name != RUNTIME}
-        return modules, {**self._parameters, **self._buffers}, self.graph, self.runtime
 
     @property
     def runtime(self) -> Runtime:
         return self._modules[RUNTIME]  # type: ignore[return-value]
 
-    @torch.compiler.disable(reason="a converted model keeps state from frame to frame")
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        refuse_tracing(args, kwargs)
-        with self.runtime.frame(self, args, kwargs):
-            return super().__call__(*args, **kwargs)
+    def recompile(self) -> Any:
+        """Regenerate `forward` from the graph; its call is one frame."""
+        code = super().recompile()
+        type(self).forward = as_frame(type(self).forward)
+        return code
 
     def train(self, mode: bool = True) -> DeltaGraphModule:
         if mode:
-            raise FrameError("a converted model runs inference only; train the model you converted, then convert again.")
+            raise FrameError("a converted model runs inference only; train the model it came from and convert again.")
         return super().train(False)
 
-    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
-        """Loads weights saved from a converted model. They replace ours: weights borrowed from the caller stay his."""
-        result = super().load_state_dict(state_dict, strict, assign=True)
-        self.runtime.start_over()
-        return result
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        take_over_weights(self, recurse=False)  # those of the leaf modules see to it themselves
+        self.runtime.forget_weights()
+        super()._load_from_state_dict(*args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DeltaGraphModule:
-        return self.assemble(*copy.deepcopy(self.parts(), memo))
+        return put_together(*copy.deepcopy(take_apart(self), memo))
 
     def __copy__(self) -> DeltaGraphModule:
-        return copy.deepcopy(self)  # two modules with one state would be one stream of frames
+        return copy.deepcopy(self)  # two modules with one state would be one sequence of frames
 
     def __reduce__(self) -> Any:
-        return DeltaGraphModule.assemble, self.parts()
+        return put_together, take_apart(self)
 
 
-def refuse_tracing(args: tuple, kwargs: dict[str, Any]) -> None:
-    """State from frame to frame cannot be traced into another graph."""
-    leaves = pytree.tree_leaves((args, kwargs))
-    if torch.compiler.is_exporting() or torch.jit.is_tracing() or any(is_symbolic(leaf) for leaf in leaves):
-        raise FrameError(
-            "a converted model keeps state from frame to frame and cannot be exported or traced; export the model you "
-            "converted. Around it, torch.compile breaks the graph by itself."
-        )
+def check_converted(module: Any, what: str) -> None:
+    if not isinstance(module, DeltaGraphModule):
+        raise TypeError(f"{what} takes what deltafx.convert returned; got {type(module).__name__}.")
+
+
+def as_frame(forward: Callable) -> Callable:
+    """The generated `forward`, run as one frame; what traces or compiles the call meets this wrapper, not the graph."""
+
+    @torch.compiler.disable(reason="a converted model keeps state from frame to frame")
+    @functools.wraps(forward)
+    def frame(self: DeltaGraphModule, *args: Any, **kwargs: Any) -> Any:
+        refuse_export()
+        if any(is_symbolic(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
+            raise FrameError(NO_EXPORT)
+        with self.runtime.frame(self, args, kwargs):
+            return forward(self, *args, **kwargs)
+
+    return frame
 
 
 def is_symbolic(leaf: Any) -> bool:
     return isinstance(leaf, (fx.Proxy, torch._subclasses.FakeTensor))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Taking it apart and putting it together
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Stands for the node of that name in a record's arguments."""
+
+    name: str
+
+
+def record(graph: fx.Graph) -> list[tuple]:
+    """The graph as plain rows: nodes that refer to each other are too deep a recursion for pickle and copy."""
+
+    def reference(argument: Any) -> Any:
+        return Reference(argument.name) if isinstance(argument, fx.Node) else argument
+
+    return [
+        (
+            node.op,
+            node.target,
+            *fx.node.map_aggregate((node.args, node.kwargs), reference),
+            node.name,
+            node.type,
+            {name: node.meta[name] for name in KEPT_META if name in node.meta},
+        )
+        for node in graph.nodes
+    ]
+
+
+def replay(rows: list[tuple]) -> fx.Graph:
+    """The graph of a record."""
+    graph = fx.Graph()
+    nodes: dict[str, fx.Node] = {}
+
+    def node_of(argument: Any) -> Any:
+        return nodes[argument.name] if isinstance(argument, Reference) else argument
+
+    for op, target, args, kwargs, name, kind, meta in rows:
+        args, kwargs = fx.node.map_aggregate((args, kwargs), node_of)
+        nodes[name] = graph.create_node(op, target, args, kwargs, name=name, type_expr=kind)
+        nodes[name].meta = dict(meta)
+    return graph
+
+
+def take_apart(module: DeltaGraphModule) -> tuple[dict[str, Any], dict[str, Any], list[tuple], Runtime, dict[str, Any]]:
+    """Modules, constants, graph, runtime, and the attributes that the user added."""
+    modules = {name: part for name, part in module._modules.items() if name != RUNTIME}
+    extra = {name: x for name, x in vars(module).items() if name[0] != "_" and name not in ("training", "shape_env")}
+    return modules, {**module._parameters, **module._buffers}, record(module.graph), module.runtime, extra
+
+
+def put_together(
+    modules: dict[str, nn.Module],
+    constants: dict[str, Any],
+    rows: list[tuple],
+    runtime: Runtime,
+    extra: dict[str, Any],
+) -> DeltaGraphModule:
+    """A graph module from its parts; the leaf modules are attached to the runtime."""
+    root = nn.Module()
+    for name, module in modules.items():
+        root.add_module(name, module)
+    for name, constant in constants.items():
+        if isinstance(constant, nn.Parameter):
+            root.register_parameter(name, constant)
+        else:
+            root.register_buffer(name, constant)
+    result = DeltaGraphModule(root, replay(rows))
+    result.add_module(RUNTIME, runtime)
+    vars(result).update(extra)
+    for part in result.modules():
+        if isinstance(part, FrameModule):
+            part.attach(runtime)
+    return result.eval()

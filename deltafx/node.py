@@ -15,11 +15,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from deltafx.delta import Delta
+from deltafx.errors import FrameError
 from deltafx.ops import GetItem, Island, Op
 from deltafx.truncation import Truncation
 
 if TYPE_CHECKING:
     from deltafx.runtime import Runtime
+
+NO_EXPORT = (
+    "a converted model keeps state from frame to frame and cannot be exported or traced; export the model it came "
+    "from. Around it, torch.compile breaks the graph by itself."
+)
 
 OWN = "own"  # a buffer of the node's own
 VIEW = "view"  # a view of the input's buffer, where the strides allow it
@@ -61,18 +67,44 @@ class FrameModule(nn.Module):
     def attach(self, runtime: Runtime) -> None:
         self.__dict__["runtime"] = runtime
 
+    def _apply(self, fn: Any, recurse: bool = True) -> FrameModule:
+        super()._apply(fn, recurse)
+        if self.runtime is not None:
+            self.runtime.start_over()  # moved, or converted to another dtype
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        take_over_weights(self)
+        if self.runtime is not None:
+            self.runtime.forget_weights()
+        super()._load_from_state_dict(*args, **kwargs)
+
     @property
     def plan(self) -> Any:
         """The plan of the frame that is running, or None outside a frame."""
         return self.runtime.running if self.runtime is not None else None
 
 
+def refuse_export() -> None:
+    """State from frame to frame cannot be traced into another graph."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        raise FrameError(NO_EXPORT)
+
+
+def take_over_weights(module: nn.Module, recurse: bool = True) -> None:
+    """Copy the weights that are borrowed from the caller's model, because they are about to be written to."""
+    for parameter in module.parameters(recurse):
+        parameter.data = parameter.data.clone()
+
+
 class DeltaNode(FrameModule):
     """An operator, or a fused chain of them, in delta form."""
 
+    stages: list[Stage]  # an nn.ModuleList, which mypy does not know the contents of
+
     def __init__(self, op: Op, path: str, arity: int):
         super().__init__(path)
-        self.stages = nn.ModuleList([Stage(op, range(arity))])
+        self.stages = nn.ModuleList([Stage(op, range(arity))])  # type: ignore[assignment]
         self.fused_from: tuple[str, ...] = (path,)
         self.truncation: Truncation | None = None
         self.payload = "value"
@@ -152,6 +184,7 @@ class DenseToDelta(FrameModule):
     def forward(self, frame: Any) -> Any:
         plan = self.plan
         if plan is None:
+            refuse_export()  # torch.export walks over the graph by itself
             return frame
         result = self.kernel.run_input(self, frame, plan)
         if plan.checker is not None:

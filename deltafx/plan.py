@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 from deltafx.check import Checker
 from deltafx.errors import FrameError
 from deltafx.gate import InputGate, infer_grey_level
 from deltafx.node import DeltaNode
-from deltafx.state import Leaf, NodeState
+from deltafx.state import Form, Leaf, NodeState
 from deltafx.truncation import Truncation, root_mean_square
 
 
@@ -25,7 +26,7 @@ class Plan:
     """
 
     def __init__(self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], copies_outputs: bool):
-        self.leaves = [describe(leaf) for leaf in leaves]
+        self.leaves = [form_of(leaf) for leaf in leaves]
         self.spec = spec
         self.streams = streams
         self.copies_outputs = copies_outputs
@@ -41,7 +42,10 @@ class Plan:
         self.full = False  # the running frame is known on the host to refresh every stream
         self.full_next = True
         self.frame = 0
-        self.counted_frames = 0
+        self.counted_frames = 0  # since the last reset
+        self.full_frames = 0  # of those, the ones that refreshed every stream
+        self.arguments: list[Any] = []  # of the running frame
+        self._pictured: bool | None = None
         self.non_finite = torch.zeros_like(self.stale)
         self.forced_mask: Tensor | None = None
         self.checker: Checker | None = None
@@ -70,7 +74,10 @@ class Plan:
         self.stale.fill_(True)
         self.full, self.full_next = self.full_next, True
         self.non_finite.fill_(False)
-        self.forced_mask = None if forced_mask is None else forced_mask.to(self.stale.device).expand(self.streams, -1, -1)
+        self.arguments, self._pictured = leaves, None
+        if forced_mask is not None:
+            forced_mask = forced_mask.to(self.stale.device).expand(self.streams, -1, -1)
+        self.forced_mask = forced_mask
         if self.checker is not None:
             self.checker.begin()
         self._pooled.clear()
@@ -81,13 +88,15 @@ class Plan:
             self.checker.finish(self)
         self.stale.copy_(self.non_finite)
         self.full_next = False
+        self.arguments = []
         self.frame += 1
         self.counted_frames += 1
+        self.full_frames += self.full
 
     def reset(self) -> None:
         """Start over: the next frame is in full, and counts begin with it."""
         self.reset_streams()
-        self.counted_frames = 0
+        self.counted_frames = self.full_frames = 0
         for node in self.nodes.values():
             for leaf in node.leaves:
                 leaf.forget_counts()
@@ -120,27 +129,25 @@ class Plan:
     def flag_non_finite(self, payload: Tensor, state: NodeState) -> None:
         """Refresh a stream in the next frame: a non-finite difference would stay in every accumulator."""
         if state.aligned:
-            self.non_finite |= ~payload.isfinite().flatten(1).all(1)
+            self.non_finite |= ~payload.isfinite().reshape(self.streams, -1).all(1)
         else:
             self.non_finite |= ~payload.isfinite().all()
 
     def withholds(self, node: DeltaNode) -> bool:
         return node.truncation is not None and (node.truncation.threshold.value > 0)
 
-    def threshold(
-        self, path: str, truncation: Truncation, state: NodeState, leaf: Leaf, new: Tensor
-    ) -> Tensor | None:
-        """The threshold in units of the tensor, or None for 0; a share is measured on the first full frame."""
+    def threshold(self, path: str, truncation: Truncation, state: NodeState, leaf: Leaf, new: Tensor) -> Tensor | None:
+        """The threshold in units of the tensor, or None for 0; a share is measured on the first picture."""
         if truncation.threshold.value == 0:
             return None
         if truncation.threshold.absolute:
             return torch.full((), truncation.threshold.value, device=new.device)
         key = path if state.leaves[0] is leaf else f"{path}[{state.leaves.index(leaf)}]"
-        if key not in self.scales and self.full and new.is_floating_point():
+        if key not in self.scales and new.is_floating_point() and self.has_picture():
             scale = root_mean_square(new)
-            if 0 < scale < float("inf"):
+            if scale < float("inf"):
                 self.scales[key] = scale
-        if key not in self.scales:
+        if not self.scales.get(key):
             return None
         return torch.full((), truncation.threshold.value * self.scales[key], device=new.device)
 
@@ -148,9 +155,22 @@ class Plan:
         if gate.grey_level is not None:
             return gate.grey_level
         key = f"{path}:grey_level"
-        if key not in self.scales:
-            self.scales[key] = infer_grey_level(frame)
-        return self.scales[key]
+        if key in self.scales:
+            return self.scales[key]
+        level = infer_grey_level(frame)
+        if self.has_picture():
+            self.scales[key] = level
+        return level
+
+    def has_picture(self) -> bool:
+        """Whether anything can be measured on this frame: it is finite, and not all black or of one colour.
+
+        It is asked until everything is measured, which the first picture settles: only then the device is waited for.
+        """
+        if self._pictured is None:
+            frames = [x for x in self.arguments if isinstance(x, Tensor) and self.has_streams(x.shape)]
+            self._pictured = all(bool(x.isfinite().all()) for x in frames) and any(map(has_contrast, frames))
+        return self._pictured
 
     def forced(self, candidates: Tensor) -> Tensor | None:
         """The decision that `force_masks` prescribes for a grid, or None where it has none for this layout."""
@@ -169,17 +189,28 @@ class Plan:
             self._pooled[grid] = F.adaptive_max_pool2d(self.forced_mask.float().unsqueeze(1), grid).to(torch.uint8)
         return self._pooled[grid].view(shape) if shape[0] == self.streams else None
 
-    def check_shape(self, path: str, leaf: Leaf, piece: Tensor) -> None:
-        if piece.shape != leaf.shape:
-            raise FrameError(
-                f"{path}: its output has shape {tuple(piece.shape)} in this frame and had {tuple(leaf.shape)} before; "
-                f"an output whose shape depends on the picture has no delta form. Convert the part of the model "
-                f"before it. The next frame starts in full."
-            )
+    def check_result(self, path: str, state: NodeState, result: Any) -> None:
+        """Refuse a result that is not of the form that the plan was made for."""
+        met, spec = pytree.tree_flatten(result)
+        kept, kept_spec = pytree.tree_flatten(state.nest)
+        forms = [leaf.form if isinstance(leaf, Leaf) else leaf for leaf in kept]
+        if spec != kept_spec:
+            now, before = f"{len(met)} values", f"{len(kept)}"
+        else:
+            others = [(x, form) for x, form in zip(met, forms, strict=True) if not same_argument(form, x)]
+            if not others:
+                return
+            now, before = (str(form_of(x)) for x in others[0])
+        raise FrameError(
+            f"{path}: its output is {now} in this frame and was {before} before; an output whose form depends on the "
+            f"picture has no delta form. Convert the part of the model before it. The next frame starts in full."
+        )
 
     @property
     def bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for node in self.nodes.values() for t in node.tensors())
+        """What the buffers take. Some are parts of others."""
+        storages = {t.untyped_storage() for node in self.nodes.values() for t in node.tensors()}
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -207,20 +238,27 @@ def bind_arguments(graph_module: fx.GraphModule, args: tuple, kwargs: dict[str, 
     return [values[name] for name in names]
 
 
-@dataclass(frozen=True)
-class TensorArgument:
-    """What a plan fixes of a tensor argument."""
-
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-
-
-def describe(leaf: Any) -> Any:
-    return TensorArgument(leaf.shape, leaf.dtype, leaf.device) if isinstance(leaf, Tensor) else leaf
+def form_of(argument: Any) -> Any:
+    """What a plan fixes of an argument. What is not a tensor is copied: the caller may change it in place."""
+    if isinstance(argument, Form):
+        return argument
+    if isinstance(argument, Tensor):
+        return Form(argument.shape, argument.dtype, argument.device)
+    return copy.deepcopy(argument)
 
 
 def same_argument(mine: Any, leaf: Any) -> bool:
-    if isinstance(leaf, Tensor) or isinstance(mine, TensorArgument):
-        return bool(mine == describe(leaf))
-    return type(mine) is type(leaf) and bool(mine == leaf)
+    if isinstance(leaf, Tensor) or isinstance(mine, Form):
+        return bool(mine == form_of(leaf))
+    try:
+        return type(mine) is type(leaf) and bool(mine == leaf)
+    except (ValueError, RuntimeError):  # arrays, which are compared by element
+        return False
+
+
+def has_contrast(frame: Tensor) -> bool:
+    """Whether some pixel of a channel differs from another or, without spatial dimensions, anything is not 0."""
+    if frame.dim() < 3:
+        return bool(frame.any())
+    pixels = frame.flatten(2)
+    return bool((pixels != pixels[..., :1]).any())

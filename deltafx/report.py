@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from deltafx.graph_module import DeltaGraphModule
+from deltafx.errors import unknown_name
+from deltafx.graph_module import DeltaGraphModule, check_converted
 from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.plan import Plan
 from deltafx.state import NodeState
@@ -45,7 +47,10 @@ class Report:
         return asdict(self)
 
     def __getitem__(self, path: str) -> NodeReport:
-        return next(node for node in self.nodes if node.path == path)
+        for node in self.nodes:
+            if path == node.path:
+                return node
+        raise KeyError(unknown_name("node", path, [node.path for node in self.nodes]))
 
     def __str__(self) -> str:
         head = ("node", "operator", "kernel", "threshold", "updated", "mean", "MMACs", "dense", "state KiB")
@@ -82,15 +87,14 @@ class Report:
             )
             lines.append(
                 f"state {totals['state_bytes'] / 2**20:.1f} MiB for {self.streams} streams "
-                f"(predicted {totals['predicted_state_bytes'] / 2**20:.1f} MiB of values)"
+                f"(predicted {totals['predicted_state_bytes'] / 2**20:.1f})"
             )
         return lines
 
 
 def report(dm: DeltaGraphModule) -> Report:
     """What `dm` consists of and what its last frames computed. Reading it waits for the device."""
-    if not isinstance(dm, DeltaGraphModule):
-        raise TypeError(f"report takes what deltafx.convert returned; got {type(dm).__name__}.")
+    check_converted(dm, "report")
     runtime = dm.runtime
     plan = runtime.plans[0] if runtime.plans else None
     modules = [dm.get_submodule(str(n.target)) for n in dm.graph.find_nodes(op="call_module")]
@@ -110,10 +114,8 @@ def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
     state = plan.nodes.get(node.path) if plan else None
     operator = node.operator if isinstance(node, DeltaNode) else "dense_to_delta"
     reason = why_dense(node, state)
-    shares = {"computed": (None, None), "updated": (None, None)}
-    if plan and state:
-        shares = {name: mean_share(state, name, plan.counted_frames) for name in shares}
-    computed, computed_mean = shares["computed"]
+    computed, computed_mean = mean_share(state, "computed")
+    updated, updated_mean = mean_share(state, "updated")
     macs_dense = state.macs if state else None
     constant = plan is not None and node.path in plan.constants
     return NodeReport(
@@ -122,9 +124,9 @@ def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
         fused_from=node.fused_from if isinstance(node, DeltaNode) else (node.path,),
         kernel="constant" if constant else "dense" if reason else node.kernel.name,
         reason=reason,
-        threshold=threshold_of(node, plan),
-        update_rate=shares["updated"][0],
-        update_rate_mean=shares["updated"][1],
+        threshold=threshold_of(node, state, plan),
+        update_rate=updated,
+        update_rate_mean=updated_mean,
         macs=round(macs_dense * computed) if macs_dense is not None and computed is not None else None,
         macs_mean=macs_dense * computed_mean if macs_dense is not None and computed_mean is not None else None,
         macs_dense=macs_dense,
@@ -138,20 +140,22 @@ def why_dense(node: DeltaNode | DenseToDelta, state: NodeState | None) -> str | 
     return state.reason if state else None
 
 
-def mean_share(state: NodeState, name: str, frames: int) -> tuple[float | None, float | None]:
+def mean_share(state: NodeState | None, name: str) -> tuple[float | None, float | None]:
     """The last and the mean share of a node's pixels, over its outputs. An island computes all of them."""
+    if state is None:
+        return None, None
     counts = [getattr(leaf, name) for leaf in state.leaves]
     counts = [count.tolist() for count in counts if count is not None]
-    if not counts or not frames:
+    if not counts:
         return None, None
     if name == "computed" and state.dense:
         return 1.0, 1.0
-    return sum(c[0] for c in counts) / len(counts), sum(c[1] for c in counts) / len(counts) / frames
+    return sum(c[0] for c in counts) / len(counts), sum(c[1] / c[2] for c in counts) / len(counts)
 
 
-def threshold_of(node: DeltaNode | DenseToDelta, plan: Plan | None) -> float | None:
+def threshold_of(node: DeltaNode | DenseToDelta, state: NodeState | None, plan: Plan | None) -> float | None:
     if isinstance(node, DenseToDelta):
-        if node.gate is None:
+        if node.gate is None or (state is not None and all(len(leaf.shape) != 4 for leaf in state.leaves)):
             return None
         level = node.gate.grey_level or (plan.scales.get(f"{node.path}:grey_level") if plan else None)
         return node.gate.threshold * level if level else None
@@ -176,7 +180,7 @@ def total(nodes: tuple[NodeReport, ...], plan: Plan | None) -> dict[str, Any]:
         "macs_mean": add("macs_mean"),
         "macs_dense": add("macs_dense"),
         "macs_delta_form": add("macs_dense", delta),
-        "state_bytes": add("state_bytes"),
+        "state_bytes": plan.bytes if plan else None,
         "predicted_state_bytes": plan.predicted_bytes if plan else None,
     }
 
@@ -193,7 +197,7 @@ def shorten(text: str, length: int) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """Columns of text: names to the left, numbers to the right."""
     widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
     textual = [not any(line[i][:1].isdigit() for line in rows) for i in range(len(head))]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from deltafx.errors import ConvertError, unknown_name
 from deltafx.gate import InputGate
-from deltafx.truncation import NORMS, Threshold
+from deltafx.truncation import NORMS, Threshold, is_number
 
 PAYLOADS = ("value", "difference")
+NO_THRESHOLD = Threshold(0.0)
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Options:
 
     check: verify the design's rules at every node after every frame (slow; for tests and bug hunts).
     copy_outputs: return tensors of the caller's own; False gives views that hold until the next frame.
-    max_state_bytes: refuse frames whose state would take more.
+    max_state_bytes: refuse frames whose state would take more; the shapes used longest ago make room first.
     """
 
     check: bool = False
@@ -47,7 +48,7 @@ class Settings:
     """The arguments of `convert`, resolved."""
 
     mode: str = "exact"
-    default_threshold: Threshold = Threshold(0.0)
+    default_threshold: Threshold = NO_THRESHOLD
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
     norm: str = "rms"
     input_gate: InputGate | None = None
@@ -65,8 +66,8 @@ class Settings:
         return self.input_gate is None and all(threshold.value == 0 for threshold in thresholds)
 
 
-def one_of(what: str, value: Any, known: Any) -> Any:
-    if value not in known:
+def one_of(what: str, value: Any, known: Iterable[str]) -> Any:
+    if value not in tuple(known):
         raise ConvertError(unknown_name(what, value, known))
     return value
 
@@ -74,15 +75,30 @@ def one_of(what: str, value: Any, known: Any) -> Any:
 def to_threshold(value: Any, what: str = "threshold") -> Threshold:
     if isinstance(value, Threshold):
         return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if not is_number(value):
         raise ConvertError(
             f"{what}: a number (a share of the node's root mean square) or deltafx.absolute(x) is expected; "
             f"got {value!r}."
         )
     try:
-        return Threshold(float(value))
-    except ValueError as error:
+        return Threshold(value)
+    except ConvertError as error:
         raise ConvertError(f"{what}: {error}") from None
+
+
+def to_options(options: Any) -> Options:
+    known = {option.name: option for option in fields(Options)}
+    if not isinstance(options, Mapping):
+        raise ConvertError(f"options: a mapping is expected; got {options!r}. Known: {', '.join(sorted(known))}.")
+    for name, value in options.items():
+        one_of("option", name, known)
+        if isinstance(known[name].default, bool) and not isinstance(value, bool):
+            raise ConvertError(f"option {name!r}: True or False is expected; got {value!r}.")
+    result = Options(**options)
+    limit = result.max_state_bytes
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise ConvertError(f"option 'max_state_bytes': a number of bytes, 1 or more, is expected; got {limit!r}.")
+    return result
 
 
 def resolve(
@@ -95,13 +111,13 @@ def resolve(
         raise ConvertError(f"input_gate: a deltafx.InputGate is expected; got {input_gate!r}.")
     named = isinstance(threshold, Mapping)
     default = defaults.threshold if threshold is None or named else threshold
-    if isinstance(keep_dense, str):
-        keep_dense = (keep_dense,)
-    if refresh_every is not None and (not isinstance(refresh_every, int) or refresh_every < 1):
-        raise ConvertError(f"refresh_every: a number of frames, 1 or more, is expected; got {refresh_every!r}.")
-    known = {option.name for option in fields(Options)}
-    for name in options or {}:
-        one_of("option", name, known)
+    keep_dense = (keep_dense,) if isinstance(keep_dense, str) else tuple(keep_dense)
+    for name in keep_dense:
+        if not isinstance(name, str):
+            raise ConvertError(f"keep_dense: module paths or operator names are expected; got {name!r}.")
+    every = refresh_every
+    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+        raise ConvertError(f"refresh_every: a number of frames, 1 or more, is expected; got {every!r}.")
     return Settings(
         mode=mode,
         default_threshold=to_threshold(default),
@@ -110,9 +126,9 @@ def resolve(
         input_gate=input_gate if input_gate is not None else defaults.input_gate,
         payload=one_of("payload", payload, PAYLOADS),
         backend=backend,
-        keep_dense=tuple(keep_dense),
+        keep_dense=keep_dense,
         refresh_every=refresh_every,
         strict=strict,
         dump=str(dump) if dump is not None else None,
-        options=Options(**(options or {})),
+        options=to_options(options if options is not None else {}),
     )

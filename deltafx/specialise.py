@@ -10,24 +10,23 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
+from deltafx.delta import Delta
 from deltafx.errors import FrameError
 from deltafx.node import VIEW, DeltaNode, DeltaToDense, DenseToDelta, SliceOf
 from deltafx.ops import Concat
+from deltafx.ops.base import everything
 from deltafx.plan import Plan
 from deltafx.state import Leaf, NodeState
 
 
-def specialise(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any], max_state_bytes: int | None) -> None:
-    """Fill `plan` for frames like `inputs` (one value for each placeholder); nothing is allocated if it is too large."""
-    DenseRun(graph_module, plan).run(*inputs)
-    plan.predicted_bytes = sum(
-        leaf.bytes for node in plan.nodes.values() for leaf in node.leaves if not leaf.aliased
-    )
-    if max_state_bytes is not None and plan.predicted_bytes > max_state_bytes:
-        raise FrameError(
-            f"the state for frames of this shape takes {plan.predicted_bytes:,} bytes; options={{'max_state_bytes': "
-            f"{max_state_bytes}}} allows less. Use smaller frames, fewer streams or a smaller dtype."
-        )
+def survey(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]) -> None:
+    """Note what `plan` must hold for frames like `inputs`, one value for each placeholder; allocates no state."""
+    copies = pytree.tree_map_only(Tensor, torch.clone, list(inputs))  # the caller's, whatever a layer does to its input
+    DenseRun(graph_module, plan).run(*copies)
+
+
+def bind_buffers(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]) -> None:
+    """Allocate the state of a plan that was surveyed."""
     BindBuffers(graph_module, plan).run(*inputs)
 
 
@@ -37,14 +36,32 @@ class GraphWalk(fx.Interpreter):
     def __init__(self, graph_module: fx.GraphModule, plan: Plan):
         super().__init__(graph_module)
         self.plan = plan
+        self.extra_traceback = False  # errors reach the user as they were raised
 
     def leaf_module(self, node: Any) -> Any:
         if isinstance(node, fx.Node) and node.op == "call_module":
             return self.module.get_submodule(node.target)  # type: ignore[arg-type]
         return None
 
+    def call_module(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        return self.module.get_submodule(target).forward(*args, **kwargs)  # without the user's hooks: it is no frame
+
     def inputs_of(self, node: fx.Node) -> list[Any]:
         return [self.env[a] if isinstance(a, fx.Node) else a for a in node.args]
+
+    def slice_of(self, node: fx.Node, part: Leaf) -> tuple[fx.Node, NodeState] | None:
+        """The concatenation whose buffer holds this node's output, where shapes and dtypes allow it."""
+        storage = self.leaf_module(node).storage
+        if not isinstance(storage, SliceOf):
+            return None
+        if any(getattr(self.leaf_module(u), "storage", None) == VIEW for u in node.users):
+            return None  # the strides of a slice do not allow every view
+        (user,) = [u for u in node.users if getattr(self.leaf_module(u), "path", None) == storage.path]
+        target = self.plan.nodes[storage.path]
+        whole = target.leaves[0]
+        if target.reason is not None or whole.dtype != part.dtype or len(whole.shape) != len(part.shape):
+            return None
+        return user, target
 
 
 class DenseRun(GraphWalk):
@@ -52,69 +69,107 @@ class DenseRun(GraphWalk):
 
     def __init__(self, graph_module: fx.GraphModule, plan: Plan):
         super().__init__(graph_module, plan)
-        self.live: dict[fx.Node, bool] = {}  # carries tensors that depend on the frame
-        self.aligned: dict[fx.Node, bool] = {}  # their dimension 0 is the streams
+        # What travels along each edge: the result with a Delta, without contents, for each tensor that depends on the
+        # frame; and of which node the dimension 0 is the streams.
+        self.travels: dict[fx.Node, Any] = {}
+        self.aligned: dict[fx.Node, bool] = {}
         self.flops = FlopCounterMode(display=False)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         with self.flops:
-            return super().run(*args, **kwargs)
+            result = super().run(*args, **kwargs)
+        self.plan.predicted_bytes = self.predict()
+        return result
 
     def run_node(self, n: fx.Node) -> Any:
         module = self.leaf_module(n)
         sources = n.all_input_nodes
         versions = [version(self.env[source]) for source in sources]
+        numbers = random_state(self.plan.stale.device)
         flops = self.flops.get_total_flops()
         result = super().run_node(n)
+        macs = (self.flops.get_total_flops() - flops) // 2  # what follows runs the operator again, to ask about it
         if isinstance(module, DeltaNode) and versions != [version(self.env[source]) for source in sources]:
             raise FrameError(
                 f"{module.path}: {module.operator} changes its input in place where deltafx cannot see it, so a "
                 f"remembered value would be lost. Make it work on a copy (x = x.clone())."
             )
-        tensors = tensors_in(result)
-        self.live[n] = bool(tensors) and (
-            isinstance(module, DenseToDelta) or any(self.live[source] for source in sources)
+        self.aligned[n] = all(self.aligned[source] for source in sources if self.is_live(source)) and all(
+            self.plan.has_streams(tensor.shape) for tensor in tensors_in(result)
         )
-        self.aligned[n] = all(self.aligned[source] for source in sources if self.live[source]) and all(
-            self.plan.has_streams(tensor.shape) for tensor in tensors
-        )
-        if isinstance(module, DeltaNode):
-            self.note(n, module, result, tensors)
-        elif isinstance(module, (DenseToDelta, DeltaToDense)):
-            kept = tensors if isinstance(module, DenseToDelta) else []
-            state = NodeState(module.path, [new_leaf(t) for t in kept], self.aligned[n])
+        if isinstance(module, DenseToDelta):
+            self.travels[n] = self.note_input(n, module, result)
+        elif isinstance(module, DeltaNode):
+            draws = random_state(self.plan.stale.device) != numbers
+            self.travels[n] = self.note(n, module, result, draws or module.is_random)
+        else:
+            self.travels[n] = result
+        if isinstance(module, DeltaToDense):
+            state = NodeState(module.path, aligned=self.aligned[n])
+            state.predicted_bytes = bytes_of(accumulated(self.travelling(n)))
             self.plan.nodes[module.path] = state
-            if isinstance(module, DenseToDelta):
-                self.plan.inputs.append(state)
         if module is not None and module.path in self.plan.nodes:
-            self.plan.nodes[module.path].macs = (self.flops.get_total_flops() - flops) // 2
+            self.plan.nodes[module.path].macs = macs
         return result
 
-    def note(self, n: fx.Node, node: DeltaNode, result: Any, tensors: list[Tensor]) -> None:
-        inputs = self.inputs_of(n)
-        if not any(self.live[source] for source in n.all_input_nodes):
+    def is_live(self, *nodes: Any) -> bool:
+        """Whether any of the values depends on the frame."""
+        return bool(deltas_in([self.travels[node] for node in nodes if isinstance(node, fx.Node)]))
+
+    def travelling(self, node: fx.Node) -> list[Any]:
+        """The inputs of a node, as they will travel."""
+        return [self.travels[a] if isinstance(a, fx.Node) else a for a in node.args]
+
+    def note_input(self, n: fx.Node, module: DenseToDelta, frame: Any) -> Any:
+        state = NodeState(module.path, pytree.tree_map_only(Tensor, new_leaf, frame), self.aligned[n])
+        self.plan.nodes[module.path] = state
+        self.plan.inputs.append(state)
+
+        def enters(x: Tensor) -> Delta:
+            streams = self.plan.has_streams(x.shape)
+            pixel = [1 if d == 1 or not streams else size for d, size in enumerate(x.shape)]
+            mask = torch.ones(pixel, dtype=torch.uint8, device=x.device)
+            return without_contents(x, mask, streams and sends_difference(module, x))
+
+        sent = pytree.tree_map_only(Tensor, enters, frame)
+        masks = [delta.mask for delta in deltas_in(sent) if self.plan.has_streams(delta.shape)]
+        state.predicted_bytes = bytes_of([*state.leaves, *masks])
+        return sent
+
+    def note(self, n: fx.Node, node: DeltaNode, result: Any, random: bool) -> Any:
+        inputs, travelling = self.inputs_of(n), self.travelling(n)
+        tensors = tensors_in(result)
+        if not deltas_in(travelling):
+            if random:
+                raise FrameError(
+                    f"{node.path}: {node.operator} draws random numbers that do not depend on the frame; computed "
+                    f"once, they would always be the same. Make them an input of the model."
+                )
             if tensors:
                 self.plan.constants[node.path] = result
-            return
+            return result
         if node.picks(inputs):
-            return
+            return node.dense(*travelling)
         if not tensors:
             raise FrameError(
                 f"{node.path}: {node.operator} turns the frame into {type(result).__name__}, not a tensor; what "
                 f"follows cannot know when it changes. Keep it a tensor (no .item(), .tolist(), int() or float())."
             )
-        state = NodeState(node.path, [new_leaf(t) for t in tensors], aligned=self.aligned[n])
+        state = NodeState(node.path, pytree.tree_map_only(Tensor, new_leaf, result), self.aligned[n], random=random)
+        state.operands = [x.shape for x in tensors_in(inputs)]
         self.plan.nodes[node.path] = state
-        self.examine(n, node, inputs, state)
+        self.examine(node, inputs, travelling, state)
         self.aligned[n] = state.aligned
         state.dense = node.island is not None or state.reason is not None
         storages = {storage_of(x) for x in tensors_in(inputs)}
         for leaf, tensor in zip(state.leaves, tensors, strict=True):
             leaf.aliased = node.storage == VIEW and storage_of(tensor) in storages
+        self.divide(node, inputs, travelling, state)
+        return self.send(node, inputs, travelling, result, state)
 
-    def examine(self, n: fx.Node, node: DeltaNode, inputs: list[Any], state: NodeState) -> None:
+    def examine(self, node: DeltaNode, inputs: list[Any], travelling: list[Any], state: NodeState) -> None:
         """Ask every stage whether its mask rule holds for these inputs and whether it keeps the streams apart."""
-        carries = [isinstance(a, fx.Node) and self.live[a] for a in n.args]
+        carries = [bool(deltas_in(x)) for x in travelling]
         value: Any = None
         chain = False
         for stage in node.stages:
@@ -132,6 +187,49 @@ class DenseRun(GraphWalk):
                 ranks = [x.dim() for x, live in zip(operands, alive, strict=True) if live and isinstance(x, Tensor)]
                 state.aligned = state.aligned and all(rank == value.dim() for rank in ranks)
 
+    def divide(self, node: DeltaNode, inputs: list[Any], travelling: list[Any], state: NodeState) -> None:
+        """With `difference` payload: which stages work on differences, and what is kept for the others."""
+        if node.payload != "difference":
+            return
+        nested = any(isinstance(x, (tuple, list, dict)) for x in inputs)
+        carried = all(delta.difference is not None for delta in deltas_in(travelling))
+        if carried and state.aligned and state.reason is None and not nested:
+            state.linear = node.linear_stages([isinstance(x, Delta) for x in travelling])
+        state.keeps_value = state.linear < len(node.stages) or self.plan.withholds(node)
+
+    def send(self, node: DeltaNode, inputs: list[Any], travelling: list[Any], result: Any, state: NodeState) -> Any:
+        """What will travel from a node; notes the bytes that it will keep."""
+        masks = pytree.tree_map(lambda x: x.mask if isinstance(x, Delta) else None, travelling)
+        if state.reason is None:
+            rule = node.candidates(masks, inputs, result)
+        else:
+            rule = pytree.tree_map_only(Tensor, lambda piece: everything(masks, inputs, piece), result)
+        pieces, spec = pytree.tree_flatten(result)
+        sent = [
+            without_contents(x, mask, sends_difference(node, x)) if isinstance(x, Tensor) else x
+            for x, mask in zip(pieces, pytree.tree_leaves(rule), strict=True)
+        ]
+        kept: list[Any] = [delta.mask for delta in deltas_in(sent)]
+        if state.linear:
+            chain = tensors_in(node.dense_stages(inputs, 0, state.linear))
+            kept += [*chain, *chain] if state.keeps_value else chain  # the sum of the differences, and the bias
+        if state.keeps_value:
+            kept += [leaf for leaf in state.leaves if not leaf.aliased]
+            needed = {i for stage in list(node.stages)[state.linear :] for i in stage.operands if i is not None}
+            kept += accumulated([travelling[i] for i in needed])
+        state.predicted_bytes = bytes_of(kept)
+        return pytree.tree_unflatten(sent, spec)
+
+    def predict(self) -> int:
+        """The bytes that the plan will keep; what stands in a concatenation's buffer is counted there."""
+        total = sum(state.predicted_bytes for state in self.plan.nodes.values())
+        for node in self.graph.find_nodes(op="call_module"):
+            module = self.leaf_module(node)
+            state = self.plan.nodes.get(module.path)
+            if state is not None and isinstance(module, DeltaNode) and self.slice_of(node, state.leaves[0]):
+                total -= state.leaves[0].bytes
+        return total
+
 
 class BindBuffers(GraphWalk):
     """Gives every node its buffers. Each node yields the buffers it will hold, so that views are taken of them."""
@@ -144,48 +242,39 @@ class BindBuffers(GraphWalk):
         state = self.plan.nodes.get(path)  # type: ignore[arg-type]
         if state is None or isinstance(module, DeltaToDense):
             return super().run_node(n)
-        if isinstance(module, DenseToDelta):
-            return fill(self.env[n.all_input_nodes[0]], [allocate(leaf) for leaf in state.leaves])
-        inputs = self.inputs_of(n)
-        if module.storage == VIEW or module.island is not None or len(state.leaves) > 1:
-            result = module.dense(*inputs)
-            self.bind_views(module, state, inputs, tensors_in(result))
-            return fill(result, [leaf.value for leaf in state.leaves])
-        (leaf,) = state.leaves
-        if isinstance(module.storage, SliceOf):
-            leaf.value = self.slice_of(n, module.storage, leaf)
-        if leaf.value is None:
-            allocate(leaf)
-        if type(module.head) is Concat and len(module.stages) == 1 and not isinstance(module.storage, SliceOf):
-            # Operands that all stand in its buffer leave nothing to copy.
-            leaf.aliased = all(isinstance(x, Tensor) and storage_of(x) == storage_of(leaf.value) for x in inputs)
-        return leaf.value
+        if isinstance(module, DeltaNode):
+            inputs = self.inputs_of(n)
+            if module.storage == VIEW:
+                self.bind_views(state, inputs, tensors_in(module.dense(*inputs)))
+            elif target := self.slice_of(n, state.leaves[0]):
+                concat, whole = target
+                state.leaves[0].value = self.part(concat, concat.args.index(n), whole.leaves[0], state.leaves[0].shape)
+        for leaf in state.leaves:
+            if leaf.value is None:
+                leaf.value = allocate(leaf)
+        joins = isinstance(module, DeltaNode) and type(module.head) is Concat and len(module.stages) == 1
+        if joins and state.reason is None and all(isinstance(x, Tensor) for x in inputs):
+            (leaf,) = state.leaves  # operands that all stand in their places leave nothing to copy
+            leaf.aliased = all(stands_at(x, self.part(n, i, leaf, x.shape)) for i, x in enumerate(inputs))
+        buffers = pytree.tree_map_only(Leaf, lambda leaf: leaf.value, state.nest)
+        if not state.keeps_value:
+            for leaf in state.leaves:
+                leaf.value = None
+        return buffers
 
-    def bind_views(self, node: DeltaNode, state: NodeState, inputs: list[Any], tensors: list[Tensor]) -> None:
+    def bind_views(self, state: NodeState, inputs: list[Any], tensors: list[Tensor]) -> None:
         storages = {storage_of(x) for x in tensors_in(inputs)}
         for leaf, tensor in zip(state.leaves, tensors, strict=True):
-            leaf.aliased = node.storage == VIEW and storage_of(tensor) in storages
-            if leaf.aliased:
-                leaf.value = tensor
-            else:
-                allocate(leaf)
+            leaf.aliased = storage_of(tensor) in storages
+            leaf.value = tensor if leaf.aliased else None
 
-    def slice_of(self, n: fx.Node, storage: SliceOf, part: Leaf) -> Tensor | None:
-        """The part of a concatenation's buffer from which this node is read, where shapes and dtypes allow it."""
-        (user,) = [u for u in n.users if getattr(self.leaf_module(u), "path", None) == storage.path]
-        target = self.plan.nodes[storage.path]
-        whole = target.leaves[0]
-        if target.reason is not None or whole.dtype != part.dtype or len(whole.shape) != len(part.shape):
-            return None
-        dim = self.leaf_module(user).head.dim(len(whole.shape))
-        before = user.args[: user.args.index(n)]
-        offset = sum(self.shape_of(operand)[dim] for operand in before)
-        buffer = allocate(whole) if whole.value is None else whole.value
-        return buffer.narrow(dim, offset, part.shape[dim])
-
-    def shape_of(self, operand: Any) -> torch.Size:
-        state = self.plan.nodes.get(getattr(self.leaf_module(operand), "path", None))  # type: ignore[arg-type]
-        return state.leaves[0].shape if state is not None else self.env[operand].shape
+    def part(self, concat: fx.Node, index: int, whole: Leaf, shape: torch.Size) -> Tensor:
+        """The part of a concatenation's buffer from which operand number `index` is read."""
+        if whole.value is None:
+            whole.value = allocate(whole)
+        dim = self.leaf_module(concat).head.dim(len(whole.shape))
+        before = sum(shape[dim] for shape in self.plan.nodes[self.leaf_module(concat).path].operands[:index])
+        return whole.value.narrow(dim, before, shape[dim])
 
 
 def new_leaf(tensor: Tensor) -> Leaf:
@@ -196,14 +285,33 @@ def allocate(leaf: Leaf) -> Tensor:
     """A buffer whose dimensions lie in the order in which the dense operator laid out its result."""
     order = sorted(range(len(leaf.shape)), key=lambda d: (-leaf.stride[d], d))
     dense = torch.zeros([leaf.shape[d] for d in order], dtype=leaf.dtype, device=leaf.device)
-    leaf.value = dense.permute([order.index(d) for d in range(len(order))])
-    return leaf.value
+    return dense.permute([order.index(d) for d in range(len(order))])
 
 
-def fill(nest: Any, tensors: Sequence[Any]) -> Any:
-    """The nest with its tensors replaced, in order."""
-    values = iter(tensors)
-    return pytree.tree_map_only(Tensor, lambda _: next(values), nest)
+def stands_at(tensor: Any, place: Tensor) -> bool:
+    return isinstance(tensor, Tensor) and tensor.data_ptr() == place.data_ptr() and tensor.stride() == place.stride()
+
+
+def without_contents(tensor: Tensor, mask: Tensor, difference: bool) -> Delta:
+    payload = torch.empty_like(tensor, device="meta")
+    return Delta(mask, difference=payload) if difference else Delta(mask, value=payload)
+
+
+def sends_difference(node: DeltaNode | DenseToDelta, tensor: Tensor) -> bool:
+    return node.payload == "difference" and tensor.is_floating_point()
+
+
+def accumulated(travelling: Any) -> list[Tensor]:
+    """What a reader of values keeps for the differences that it is sent."""
+    return [delta.difference for delta in deltas_in(travelling) if delta.difference is not None]
+
+
+def bytes_of(kept: Sequence[Tensor | Leaf]) -> int:
+    return sum(x.bytes if isinstance(x, Leaf) else x.numel() * x.element_size() for x in kept)
+
+
+def deltas_in(nest: Any) -> list[Delta]:
+    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Delta)]
 
 
 def tensors_in(nest: Any) -> list[Tensor]:
@@ -211,7 +319,14 @@ def tensors_in(nest: Any) -> list[Tensor]:
 
 
 def version(nest: Any) -> list[int]:
-    return [tensor._version for tensor in tensors_in(nest) if not tensor.is_inference()]
+    return [tensor._version for tensor in tensors_in(nest)]
+
+
+def random_state(device: torch.device) -> list[bytes]:
+    states = [torch.get_rng_state()]
+    if device.type == "cuda":
+        states.append(torch.cuda.get_rng_state(device))
+    return [state.numpy().tobytes() for state in states]
 
 
 def storage_of(tensor: Tensor | None) -> int:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from deltafx.errors import ConvertError
 
 NORMS = ("rms", "max")
 
@@ -23,13 +27,17 @@ class Threshold:
     absolute: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.value < float("inf"):
-            raise ValueError(f"a threshold is a finite number, 0 or larger; got {self.value!r}")
+        if not is_number(self.value) or not 0 <= self.value < float("inf"):
+            raise ConvertError(f"a threshold is a finite number, 0 or larger; got {self.value!r}")
 
 
 def absolute(value: float) -> Threshold:
     """A threshold in the units of the tensor, instead of a share of its root mean square."""
-    return Threshold(float(value), absolute=True)
+    return Threshold(value, absolute=True)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)

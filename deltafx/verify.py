@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from deltafx.capture import capture
-from deltafx.graph_module import DeltaGraphModule
+from deltafx.delta import Delta
+from deltafx.graph_module import DeltaGraphModule, check_converted
 from deltafx.measure import relative_error, tensors_of
 from deltafx.node import DeltaNode
 from deltafx.plan import bind_arguments
@@ -45,16 +48,17 @@ def verify(
     `dm` must be converted from `model`. In exact mode a node is wrong if its relative L2 error exceeds a few roundings
     of the dtype; with thresholds, changes are withheld on purpose, so `tolerance` must be given.
     """
+    check_converted(dm, "verify")
     if tolerance is None and not dm.runtime.settings.is_exact:
         raise ValueError("verify: this model withholds small changes; give the error you accept, tolerance=0.1.")
-    dense = LockStep(capture(model))
+    dense = LockStep(capture(model), dm)
     dm.runtime.reset(None)
     errors: dict[str, float] = {}
     for index, frame in enumerate(frames):
         args = frame if isinstance(frame, tuple) else (frame,)
-        output = tensors_of(dm(*args))
-        wanted = dense.compare(dm, bind_arguments(dm, args, {}), output)
-        for path, error, dtype in wanted:
+        with dense.listening():
+            output = tensors_of(dm(*args))
+        for path, error, dtype in dense.compare(bind_arguments(dm, args, {}), output):
             errors[path] = max(error, errors.get(path, 0.0))
             if not error <= (tolerance if tolerance is not None else TOLERANCE.get(dtype, 0.0)):
                 return Verification(path, index, error, errors)
@@ -62,31 +66,57 @@ def verify(
 
 
 class LockStep(fx.Interpreter):
-    """Runs a captured dense graph and, after each node, looks at what the converted one holds for it.
+    """Runs a captured dense graph and compares each node with what the converted one has sent for it.
 
-    The look must come at once: the dense model may overwrite a value in place later on.
+    It compares at once: the dense model may overwrite a value in place later on.
     """
 
-    def compare(self, dm: DeltaGraphModule, inputs: list[Any], output: list[Tensor]) -> list[tuple[str, float, Any]]:
-        self.holds = {node.fused_from[-1]: node for node in dm.modules() if isinstance(node, DeltaNode)}
-        self.plan = dm.runtime.plans[0]
+    def __init__(self, dense: fx.GraphModule, dm: DeltaGraphModule):
+        super().__init__(dense)
+        self.extra_traceback = False  # errors reach the user as they were raised
+        paths = {node.meta["path"] for node in dense.graph.nodes}
+        nodes = [node for node in dm.modules() if isinstance(node, DeltaNode)]
+        self.nodes = {node.fused_from[-1]: node for node in nodes if node.fused_from[-1] in paths}
+        if nodes and not self.nodes:
+            raise ValueError("verify: no node of the model is in the converted one, which came from another model.")
+        self.sent: dict[str, list[Tensor]] = {}  # by node: each output as its readers have it
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        hooks = [node.register_forward_hook(self.note) for node in self.nodes.values()]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def note(self, node: Any, inputs: Any, output: Any) -> None:
+        deltas = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Delta)]
+        before = self.sent.get(node.path)
+        self.sent[node.path] = [received(d, before[i] if before else None) for i, d in enumerate(deltas)]
+
+    def compare(self, inputs: list[Any], output: list[Tensor]) -> list[tuple[str, float, Any]]:
         self.found: list[tuple[str, float, Any]] = []
         with torch.no_grad():
-            result = self.run(*[x.clone() if isinstance(x, Tensor) else x for x in inputs])
-        wanted = tensors_of(result)
+            wanted = tensors_of(self.run(*pytree.tree_map_only(Tensor, torch.clone, inputs)))
         dtype = next((t.dtype for t in wanted if t.is_floating_point()), torch.float32)
         self.found.append(("output", relative_error(output, wanted), dtype))
         return self.found
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
-        node = self.holds.get(n.meta["path"])
-        state = self.plan.nodes.get(node.path) if node is not None else None
-        wanted = tensors_of(result)
-        if node is not None and state is not None and len(state.leaves) == len(wanted):
-            pairs = [(leaf.value, want) for leaf, want in zip(state.leaves, wanted, strict=True)]
-            held = [(value, want) for value, want in pairs if value is not None]
-            if held:
-                error = relative_error([value for value, _ in held], [want for _, want in held])
-                self.found.append((node.path, error, held[0][1].dtype))
+        node = self.nodes.get(n.meta["path"])
+        held, wanted = self.sent.get(node.path, []) if node is not None else [], tensors_of(result)
+        if node is not None and held and len(held) == len(wanted):
+            self.found.append((node.path, relative_error(held, wanted), held[0].dtype))
         return result
+
+
+def received(delta: Delta, before: Tensor | None) -> Tensor:
+    """What a reader has after this delta: differences add up, from 0 for a stream in refresh."""
+    if delta.difference is None:
+        return delta.payload.clone()
+    if before is None:
+        return delta.difference.clone()
+    assert delta.fresh is not None
+    return torch.where(delta.fresh, 0, before) + delta.difference

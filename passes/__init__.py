@@ -11,6 +11,7 @@ from deltafx.passes.fold_affine import fold_affine
 from deltafx.passes.fold_constants import fold_constants
 from deltafx.passes.functionalise import functionalise
 from deltafx.passes.fuse_pointwise import fuse_pointwise
+from deltafx.passes.hoist_shapes import hoist_shapes
 from deltafx.passes.lower import lower
 from deltafx.passes.place_truncation import place_truncation
 from deltafx.passes.plan_buffers import plan_buffers
@@ -19,10 +20,11 @@ from deltafx.passes.rewrite_to_delta import rewrite_to_delta
 PASSES = (
     drop_inference_noops,
     functionalise,  # before operators are built, which are all out of place
+    fold_constants,  # a weight that is computed from weights must be constant to be an operator's own
     canonicalise_operators,
-    fold_constants,  # a frozen batch norm's constants must be constants before they can be folded
     fold_affine,
     rewrite_to_delta,
+    hoist_shapes,  # who asks a convolution for its size would be a second reader, and prevent its fusion
     fuse_pointwise,  # after folding, so that a batch norm does not stand between convolution and activation
     place_truncation,  # one truncation point for a fused node
     assign_payload,

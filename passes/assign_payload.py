@@ -18,6 +18,6 @@ def assign_payload(graph_module: fx.GraphModule, context: Context) -> int:
     for node in graph_module.graph.nodes:
         module = leaf_module(graph_module, node)
         if isinstance(module, (DeltaNode, DenseToDelta)):
+            count += module.payload != context.settings.payload
             module.payload = context.settings.payload
-            count += 1
     return count

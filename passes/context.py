@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from deltafx.node import DeltaNode
@@ -32,7 +34,7 @@ def delta_node(graph_module: fx.GraphModule, node: Any) -> DeltaNode | None:
     return module if isinstance(module, DeltaNode) else None
 
 
-def constant_of(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
+def constant_of(graph_module: nn.Module, node: Any) -> Tensor | None:
     """The tensor a `get_attr` node reads, else None."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
@@ -42,33 +44,58 @@ def constant_of(graph_module: fx.GraphModule, node: Any) -> Tensor | None:
     return value if isinstance(value, Tensor) else None
 
 
-def place_module(graph_module: fx.GraphModule, path: str, module: nn.Module) -> str:
-    """Put `module` at `path`, beside it where the name means something else to nn.Module, and say where."""
+def place_module(root: nn.Module, path: str, module: nn.Module) -> str:
+    """Put `module` at `path`, or beside it where the name is taken or means something to the root; say where."""
     *parents, name = path.split(".")
-    holder: nn.Module = graph_module
-    place = []
+    holder, place = root, []
     for part in parents:
-        part = free_name(holder, part)
+        while iskeyword(part) or (hasattr(holder, part) and not is_container(holder._modules.get(part))):
+            part += "_"
         if part not in holder._modules:
             holder.add_module(part, nn.Module())
         holder = holder.get_submodule(part)
         place.append(part)
     name = free_name(holder, name)
-    holder._modules.pop(name, None)
     holder.add_module(name, module)
     return ".".join([*place, name])
 
 
+def is_container(module: nn.Module | None) -> bool:
+    """Whether a module only holds others, as those that `place_module` makes."""
+    return type(module) is nn.Module
+
+
 def free_name(holder: nn.Module, name: str) -> str:
-    while hasattr(holder, name) and name not in holder._modules:
+    while hasattr(holder, name) or iskeyword(name):  # `or` and `and` are functions' names; no code can spell self.or
         name += "_"
     return name
 
 
-def place_constant(graph_module: fx.GraphModule, path: str, tensor: Tensor) -> str:
+def replace_module(graph_module: fx.GraphModule, node: fx.Node, module: nn.Module) -> None:
+    """The node, which alone calls its module, calls another one from now on."""
+    parent, _, name = str(node.target).rpartition(".")
+    graph_module.get_submodule(parent)._modules[name] = module
+
+
+def place_constant(root: nn.Module, path: str, tensor: Tensor) -> str:
     """Register a constant of the graph on its root, as a parameter over the same storage, and say where."""
-    name = path.replace(".", "_").replace("#", "_")
-    while hasattr(graph_module, name):
-        name += "_"
-    graph_module.register_parameter(name, borrow(tensor))
+    name = free_name(root, path.replace(".", "_").replace("#", "_"))
+    root.register_parameter(name, borrow(tensor))
     return name
+
+
+def draws_random_numbers(function: str) -> bool:
+    """Whether the function of this name does, by what PyTorch says of its operators."""
+    packets = [getattr(torch.ops.aten, name, None) for name in (function, f"{function}_")]
+    overloads = [getattr(packet, name) for packet in packets if packet is not None for name in packet.overloads()]
+    return any(torch.Tag.nondeterministic_seeded in overload.tags for overload in overloads)
+
+
+def remove_unread(graph: fx.Graph) -> int:
+    """Remove nodes that nothing reads: no operator of a graph without in-place writes has side effects."""
+    count = 0
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("placeholder", "output"):
+            graph.erase_node(node)
+            count += 1
+    return count

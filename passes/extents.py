@@ -1,89 +1,182 @@
-"""What can be said of a tensor's shape before any frame was seen: enough to know which two are equal.
+"""What can be said of tensors' shapes before any frame was seen: enough to know which are equal.
 
-An `Extent` holds the number of channels and a name for the spatial grid. Names are built from what made the grid, so
-that two convolutions with the same arithmetic over the same grid give equal names, and a 3x3 with stride 2 and padding 1
-the same as a 1x1 with stride 2. None means unknown, which equals nothing.
+The extent of a tensor has an entry for each dimension: a number, or a name built from what made the dimension. So two
+convolutions with the same arithmetic over the same tensor have equal extents, and a 3x3 with stride 2 and padding 1 has
+that of a 1x1 with stride 2. What nothing is known of, not even the rank, has no extent and equals nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import builtins
+import operator
 from typing import Any
 
+import torch
 from torch import fx
 
+from deltafx import ops
 from deltafx.node import DeltaNode
-from deltafx.ops import AdaptivePool, Affine, AvgPool, Concat, Conv, MaxPool, Op
 from deltafx.ops.base import tuple_of
-from deltafx.passes.context import leaf_module
+from deltafx.passes.context import constant_of, leaf_module
 
-ONE = "one pixel"
-
-
-@dataclass(frozen=True)
-class Extent:
-    """`channels` is a number or a name, `grid` a name; None where unknown."""
-
-    channels: Any = None
-    grid: Any = None
-
-    @property
-    def known(self) -> bool:
-        return self.channels is not None and self.grid is not None
+Extent = tuple[Any, ...]
+Known = dict[fx.Node, Extent]
+NORMALISATIONS = (ops.Norm, ops.LayerNorm)
+TURNS = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
 
 
-UNKNOWN = Extent()
-
-
-def extents(graph_module: fx.GraphModule) -> dict[fx.Node, Extent]:
-    """The extent of every node of a canonical or rewritten graph."""
-    known: dict[fx.Node, Extent] = {}
+def extents(graph_module: fx.GraphModule) -> Known:
+    """The extents in a canonical or rewritten graph, of the nodes that have one."""
+    known: Known = {}
     for node in graph_module.graph.nodes:
         module = leaf_module(graph_module, node)
-        sources = [known.get(arg, UNKNOWN) for arg in node.args if isinstance(arg, fx.Node) and arg.op != "get_attr"]
-        if node.op == "placeholder":
-            known[node] = Extent(f"channels of {node.target}", f"grid of {node.target}")
-        elif isinstance(module, DeltaNode):
-            known[node] = after(module.head, sources)  # later stages do not change it
-        elif isinstance(module, Op):
-            known[node] = after(module, sources)
-        elif module is not None and len(sources) == 1:
-            known[node] = sources[0]  # dense_to_delta, delta_to_dense
+        extent = None
+        if node.op == "get_attr":
+            constant = constant_of(graph_module, node)
+            extent = None if constant is None else tuple(constant.shape)
+        elif isinstance(module, (DeltaNode, ops.Op)):
+            extent = after(module, list(node.args), known)
+        elif module is not None:
+            extent = known.get(node.args[0])  # type: ignore[arg-type]  # dense_to_delta, delta_to_dense
+        if extent is not None:
+            known[node] = extent
     return known
 
 
-def after(op: Op, sources: list[Extent]) -> Extent:
-    if not sources:
-        return UNKNOWN
-    source = sources[0]
-    if isinstance(op, Conv):
-        pads = tuple(before + behind for before, behind in op.padding)
-        return Extent(op.weight.shape[0], moved(source.grid, op.kernel, op.stride, op.dilation, pads))
-    if isinstance(op, (MaxPool, AvgPool)):
-        call = op.arguments((None,) * 9)
-        kernel = tuple_of(call["kernel_size"], op.rank)
-        stride = tuple_of(call["stride"], op.rank) if call["stride"] else kernel
-        pads = tuple(2 * p for p in tuple_of(call["padding"], op.rank))
-        grid = moved(source.grid, kernel, stride, tuple_of(call.get("dilation", 1), op.rank), pads)
-        return Extent(source.channels, ("ceil", grid) if call["ceil_mode"] and max(stride) > 1 else grid)
-    if isinstance(op, AdaptivePool):
-        size = tuple_of(op.arguments((None,) * 9)["output_size"], op.rank)
-        grid = ONE if set(size) == {1} else ("adaptive", size)
-        return Extent(source.channels, None if None in size else grid)
-    if isinstance(op, Concat) and op.name == "cat":
-        return Extent(None, None)
-    if isinstance(op, Affine) or (op.locality == "pointwise" and len(sources) == 1):
+def after(module: Any, inputs: list[Any], known: Known) -> Extent | None:
+    """The extent of an operator's result. The later stages of a fused node do not change that of its head."""
+    op = module
+    if isinstance(module, DeltaNode):
+        op, inputs = module.head, inputs[: len(module.stages[0].operands)]  # type: ignore[arg-type]
+    if op.input_rank is not None:  # a tensor of which nothing is known gives its dimensions names of its own
+        known.setdefault(inputs[0], tuple((inputs[0], d) for d in range(op.input_rank)))
+    if isinstance(op, ops.Concat):
+        return joined(op, [known.get(part) for part in inputs])
+    if isinstance(op, ops.Pointwise):
+        return broadcast([known.get(part) for part in inputs])
+    source = known.get(inputs[0]) if inputs else None
+    if source is None:
+        return None
+    if isinstance(op, ops.Interpolate):
+        return resized(op, inputs, source, known)
+    if isinstance(op, NORMALISATIONS):
         return source
-    if op.locality == "pointwise":
-        return source if all(other == source for other in sources) else UNKNOWN
-    return UNKNOWN
+    if len(inputs) > 1:
+        return None
+    if isinstance(op, (ops.Conv, ops.SamePadded, ops.MaxPool, ops.AvgPool, ops.AdaptivePool)):
+        return windowed(op, source)
+    if isinstance(op, ops.Linear):
+        return (*source[:-1], op.weight.shape[0])
+    if isinstance(op, ops.Reduction) or getattr(getattr(op, "function", None), "__name__", "") in TURNS:
+        return rearranged(op, source)
+    return source if op.locality == "pointwise" else None
 
 
-def moved(grid: Any, kernel: tuple, stride: tuple, dilation: tuple, pads: tuple) -> Any:
-    """The grid of a window operator: `floor((size + excess) / stride) + 1` for each dimension."""
-    if grid is None or grid == ONE:
-        return grid if grid == ONE and all(k == 1 for k in kernel) and not any(pads) else None
-    excess = tuple(p - d * (k - 1) - 1 for p, d, k in zip(pads, dilation, kernel, strict=True))
-    if all(e == -1 for e in excess) and all(s == 1 for s in stride):
-        return grid
-    return ("window", grid, excess, tuple(stride))
+def windowed(op: Any, source: Extent) -> Extent | None:
+    """The extent after an operator with a window."""
+    if isinstance(op, ops.Conv):
+        excess = [sum(p) - d * (k - 1) - 1 for p, d, k in zip(op.padding, op.dilation, op.kernel)]
+        return (source[0], op.weight.shape[0], *map(moved, source[2:], excess, op.stride))
+    if isinstance(op, ops.SamePadded):
+        channels = op.inner.weight.shape[0] if isinstance(op.inner, ops.Conv) else source[1]
+        return (source[0], channels, *map(moved, source[2:], (-1, -1), op.stride))
+    call = op.arguments((None,))
+    if isinstance(op, ops.AdaptivePool):
+        size = tuple_of(call["output_size"], op.rank)
+        return (*source[:2], *(old if new is None else new for old, new in zip(source[2:], size)))
+    kernel = tuple_of(call["kernel_size"], op.rank)
+    stride = tuple_of(call["stride"], op.rank) if call["stride"] else kernel
+    if call["ceil_mode"] and max(stride) > 1:
+        return None
+    dilation, padding = tuple_of(call.get("dilation", 1), op.rank), tuple_of(call["padding"], op.rank)
+    excess = [2 * p - d * (k - 1) - 1 for p, d, k in zip(padding, dilation, kernel)]
+    return (*source[:2], *map(moved, source[2:], excess, stride))
+
+
+def moved(size: Any, excess: int, stride: int) -> Any:
+    """One dimension after a window: `floor((size + excess) / stride) + 1`."""
+    if isinstance(size, int):
+        return (size + excess) // stride + 1
+    return size if excess == -1 and stride == 1 else ("window", size, excess, stride)
+
+
+def rearranged(op: Any, source: Extent) -> Extent | None:
+    """The extent after a permutation, or a reduction of whole dimensions: found with a tensor of unlike sizes."""
+    sizes = [2 + d for d in range(len(source))]
+    result = op(torch.empty(sizes, device="meta"))
+    return tuple(source[size - 2] if size > 1 else 1 for size in result.shape)
+
+
+def broadcast(parts: list[Extent | None]) -> Extent | None:
+    """The common extent: 1 gives way to anything, and everything else must be equal."""
+    if None in parts:
+        return None
+    rank = max(len(part) for part in parts if part is not None)
+    aligned = [(1,) * (rank - len(part)) + part for part in parts if part is not None]
+    sizes = [set(column) - {1} or {1} for column in zip(*aligned)]
+    return tuple(size.pop() for size in sizes) if all(len(size) == 1 for size in sizes) else None
+
+
+def joined(op: ops.Concat, parts: list[Extent | None]) -> Extent | None:
+    """The extent of a concatenation whose parts are as long as each other in every other dimension."""
+    first = parts[0]
+    if op.name != "cat" or first is None or any(part is None or len(part) != len(first) for part in parts):
+        return None
+    dim = op.dim(len(first))
+    columns = list(zip(*parts))  # type: ignore[arg-type]
+    if any(len(set(column)) > 1 for d, column in enumerate(columns) if d != dim):
+        return None
+    lengths = columns[dim]
+    whole = sum(lengths) if all(isinstance(size, int) for size in lengths) else ("joined", *lengths)
+    return (*first[:dim], whole, *first[dim + 1 :])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sizes that the model asks for
+
+
+def resized(op: ops.Interpolate, inputs: list[Any], source: Extent, known: Known) -> Extent | None:
+    """The extent after an interpolation to given sizes, which may be those of another tensor, or by given factors."""
+    call = op.arguments(inputs)
+    rank = len(source) - 2
+    if call["size"] is not None:
+        sizes = asked(call["size"], known)
+    elif len(inputs) == 1:
+        sizes = tuple(("scaled", *pair) for pair in zip(source[2:], tuple_of(call["scale_factor"], rank)))
+    else:
+        sizes = None
+    if isinstance(sizes, int):
+        sizes = (sizes,) * rank
+    return (*source[:2], *sizes) if isinstance(sizes, tuple) and len(sizes) == rank and None not in sizes else None
+
+
+def asked(value: Any, known: Known) -> Any:
+    """A size, or several, from `y.shape[-2:]`, `y.size()[2:]`, `(y.shape[2], y.size(3))` or numbers; else None."""
+    if isinstance(value, (tuple, list)):
+        return tuple(asked(part, known) for part in value)
+    if not isinstance(value, fx.Node):
+        return value if isinstance(value, int) else None
+    source, index = question(value)
+    extent = known.get(source)
+    if extent is None or not isinstance(index, (int, slice)):
+        return None
+    return extent[index] if isinstance(index, slice) or -len(extent) <= index < len(extent) else None
+
+
+def question(node: fx.Node) -> tuple[Any, Any]:
+    """The y and i of `y.shape[i]`, `y.size()[i]` or `y.size(i)`; (None, None) for anything else."""
+    source: Any = node.args[0] if node.args else None
+    if node.op == "call_method" and node.target == "size" and len(node.args) == 2:
+        return source, node.args[1]
+    if node.target is operator.getitem and is_shape(source):
+        return source.args[0], node.args[1]
+    return None, None
+
+
+def is_shape(node: Any) -> bool:
+    """Whether a node is `y.shape` or `y.size()`."""
+    if not isinstance(node, fx.Node):
+        return False
+    if node.op == "call_method":
+        return node.target == "size" and len(node.args) == 1
+    return node.target is builtins.getattr and bool(node.args[1] == "shape")

@@ -7,38 +7,50 @@ pre-activation networks have batch norm + convolution, which is legal only where
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
-from deltafx.ops import Affine, Conv, ConvTranspose, Op, Pointwise
-from deltafx.passes.context import Context, constant_of, leaf_module, place_module
+from deltafx.ops import Affine, Conv, ConvTranspose, Op, Pointwise, SamePadded
+from deltafx.passes.context import Context, constant_of, leaf_module, remove_unread, replace_module
+
+PRODUCTS, QUOTIENTS, SUMS = ("mul", "multiply"), ("div", "divide", "true_divide", "truediv"), ("add", "sub")
 
 
 def fold_affine(graph_module: fx.GraphModule, context: Context) -> int:
     count = 0
     for node in list(graph_module.graph.nodes):
-        if leaf_module(graph_module, node) is None:
-            continue
-        if fold_into_producer(graph_module, node) or fold_into_consumer(graph_module, node):
-            count += 1
-    return count
+        op = leaf_module(graph_module, node)
+        if isinstance(op.inner if isinstance(op, SamePadded) else op, (Conv, ConvTranspose)):
+            count += fold_followers(graph_module, node, op)
+    for node in list(graph_module.graph.nodes):
+        count += fold_into_consumer(graph_module, node)
+    return count + remove_unread(graph_module.graph)
 
 
-def fold_into_producer(graph_module: fx.GraphModule, node: fx.Node) -> bool:
-    source = variable_input(node)
-    convolution = leaf_module(graph_module, source)
-    if not isinstance(convolution, (Conv, ConvTranspose)) or source is None or len(source.users) != 1:
-        return False
-    constants = scale_and_shift(graph_module, node, convolution)
-    if constants is None:
-        return False
-    folded = convolution.scaled(*constants)
+def fold_followers(graph_module: fx.GraphModule, node: fx.Node, op: Any) -> int:
+    """Fold every scale and shift that follows a convolution, together, so that weights are rounded once."""
+    convolution = op.inner if isinstance(op, SamePadded) else op
+    scale: Any = per_channel(1.0, convolution)
+    shift: Any = per_channel(0.0, convolution)
+    parts, last = [node], node
+    while len(last.users) == 1:
+        (user,) = last.users
+        constants = scale_and_shift(graph_module, user, convolution) if variable_input(user) is last else None
+        if constants is None:
+            break
+        scale, shift = scale * constants[0], shift * constants[0] + constants[1]
+        parts.append(user)
+        last = user
+    folded = op.scaled(scale, shift) if len(parts) > 1 else None
     if folded is None:
-        return False
-    replace(graph_module, source, folded, (source, node))
-    node.replace_all_uses_with(source)
-    graph_module.graph.erase_node(node)
-    return True
+        return 0
+    replace(graph_module, node, folded, tuple(parts))
+    last.replace_all_uses_with(node)
+    for part in reversed(parts[1:]):
+        graph_module.graph.erase_node(part)
+    return len(parts) - 1
 
 
 def fold_into_consumer(graph_module: fx.GraphModule, node: fx.Node) -> bool:
@@ -62,7 +74,7 @@ def replace(graph_module: fx.GraphModule, node: fx.Node, folded: Op, parts: tupl
     """The node calls `folded` from now on, which stands for all `parts`."""
     origins = tuple(path for part in parts for path in part.meta.get("fused_from", (part.meta["path"],)))
     node.meta = {**node.meta, "fused_from": origins}
-    node.target = place_module(graph_module, node.meta["path"], folded)
+    replace_module(graph_module, node, folded)
 
 
 def variable_input(node: fx.Node) -> fx.Node | None:
@@ -75,22 +87,25 @@ def scale_and_shift(
     graph_module: fx.GraphModule, node: fx.Node, convolution: Conv | ConvTranspose
 ) -> tuple[Tensor, Tensor] | None:
     """The node as `x * scale + shift` per output channel of the convolution that gives x, in float64."""
-    op = leaf_module(graph_module, node)
+    op: Any = leaf_module(graph_module, node)
     if isinstance(op, Affine):
         return op.exact
     name = getattr(getattr(op, "function", None), "__name__", "")
-    if not isinstance(op, Pointwise) or name not in ("mul", "multiply", "add", "sub") or op.kwargs or len(op.args) != 2:
+    if not isinstance(op, Pointwise) or name not in (*PRODUCTS, *QUOTIENTS, *SUMS) or op.kwargs or len(op.args) != 2:
         return None
-    operands = op.fill([None if source.op != "get_attr" else source for source in node.args])[0]
-    if name == "sub" and operands[0] is not None:
+    sources: list[Any] = list(node.args)
+    operands = op.fill([None if source.op != "get_attr" else source for source in sources])[0]
+    if name in (*QUOTIENTS, "sub") and operands[0] is not None:
         return None
     other = operands[1] if operands[0] is None else operands[0]
     constant = constant_of(graph_module, other) if isinstance(other, fx.Node) else other
     vector = per_channel(constant, convolution)
     if vector is None:
         return None
-    if name in ("mul", "multiply"):
+    if name in PRODUCTS:
         return vector, torch.zeros_like(vector)
+    if name in QUOTIENTS:
+        return vector.reciprocal(), torch.zeros_like(vector)
     return torch.ones_like(vector), -vector if name == "sub" else vector
 
 
@@ -102,6 +117,8 @@ def per_channel(constant: object, convolution: Conv | ConvTranspose) -> Tensor |
         return torch.full((out,), float(constant), dtype=torch.float64, device=weight.device)
     if not isinstance(constant, Tensor) or constant.dim() > weight.dim():
         return None
+    if torch.result_type(weight, constant) != weight.dtype:
+        return None  # the product would have another dtype than the convolution
     shape = (1,) * (weight.dim() - constant.dim()) + tuple(constant.shape)
     if any(size != 1 for d, size in enumerate(shape) if d != 1) or shape[1] not in (1, out):
         return None

@@ -1,7 +1,7 @@
 """Compute once what depends on weights alone.
 
-Why: position encodings, frozen batch norms and relative position biases are written as arithmetic on parameters, which
-would otherwise be repeated in every frame and hide constants from the passes that follow.
+Why: position encodings, frozen batch norms, standardised weights and relative position biases are written as arithmetic
+on parameters, which would otherwise be repeated in every frame and hide constants from the passes that follow.
 """
 
 from __future__ import annotations
@@ -10,43 +10,44 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
-from deltafx.ops import Island
-from deltafx.passes.context import Context, constant_of, leaf_module, place_constant
+from deltafx.passes.canonicalise_operators import CALLS
+from deltafx.passes.context import Context, constant_of, draws_random_numbers, place_constant, remove_unread
 
 
 def fold_constants(graph_module: fx.GraphModule, context: Context) -> int:
-    count = 0
+    graph = graph_module.graph
     values: dict[fx.Node, Any] = {}
-    for node in list(graph_module.graph.nodes):
-        if node.op == "get_attr":
-            values[node] = constant_of(graph_module, node)
-        module = leaf_module(graph_module, node)
-        if module is None or not node.args or not all(source in values for source in node.all_input_nodes):
-            continue
-        if (isinstance(module, Island) and module.is_random) or not node.all_input_nodes:
-            continue
-        with torch.no_grad():
-            value = module(*fx.node.map_arg(node.args, values.__getitem__))
-        if not isinstance(value, Tensor):
-            continue
-        with graph_module.graph.inserting_before(node):
-            constant = graph_module.graph.get_attr(place_constant(graph_module, node.meta["path"], value.clone()))
-        constant.meta = dict(node.meta)
-        values[constant] = value
-        node.replace_all_uses_with(constant)
-        graph_module.graph.erase_node(node)
-        count += 1
-    return count + remove_unread(graph_module.graph)
-
-
-def remove_unread(graph: fx.Graph) -> int:
-    """Remove nodes nothing reads: an operator of the dense graph has no side effects."""
+    interpreter = fx.Interpreter(graph_module)
+    with torch.inference_mode(False), torch.no_grad():
+        for node in graph.nodes:
+            if node.op == "get_attr":
+                values[node] = constant_of(graph_module, node)
+            elif is_constant(node, values):
+                values[node] = compute(interpreter, node, values)
     count = 0
-    for node in reversed(list(graph.nodes)):
-        if not node.users and node.op in ("get_attr", "call_module"):
-            graph.erase_node(node)
-            count += 1
-    return count
+    for node, value in values.items():
+        if node.op == "get_attr" or not isinstance(value, Tensor) or all(user in values for user in node.users):
+            continue
+        with graph.inserting_before(node):
+            constant = graph.get_attr(place_constant(graph_module, node.meta["path"], value.clone()))
+        constant.meta = dict(node.meta)
+        node.replace_all_uses_with(constant)
+        count += 1
+    return count + remove_unread(graph)
 
 
+def is_constant(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
+    """Whether a call reads constants alone, or nothing, and gives the same in every frame."""
+    if node.op not in CALLS or not all(source in values for source in node.all_input_nodes):
+        return False
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return not draws_random_numbers(name)
+
+
+def compute(interpreter: fx.Interpreter, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+    """What a node gives, on copies: an operator that is not known may write into what it is given."""
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+    args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
+    return getattr(interpreter, node.op)(node.target, args, kwargs)

@@ -8,13 +8,15 @@ views, concatenations and islands, which have no epilogue.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import fx
 
-from deltafx.node import DeltaNode, Stage
-from deltafx.ops import Affine, Pointwise
+from deltafx.node import Stage
+from deltafx.ops import Affine, Conv, ConvTranspose, Pointwise, SamePadded
 from deltafx.ops.pointwise import Activation
 from deltafx.passes.context import Context, delta_node
-from deltafx.passes.extents import Extent, extents
+from deltafx.passes.extents import Known, extents
 
 EPILOGUES = (Activation, Affine, Pointwise)
 WITHOUT_EPILOGUE = ("view", "concatenation", "island")
@@ -26,35 +28,42 @@ def fuse_pointwise(graph_module: fx.GraphModule, context: Context) -> int:
     count = 0
     for node in list(graph_module.graph.nodes):
         consumer = delta_node(graph_module, node)
-        if consumer is None or not isinstance(consumer.head, EPILOGUES):
+        if consumer is None or not isinstance(consumer.head, EPILOGUES) or len(consumer.stages) != 1:
             continue
-        producers = [arg for arg in node.args if isinstance(arg, fx.Node)]
-        for producer in sorted(producers, key=order.__getitem__, reverse=True):
-            if may_fuse(graph_module, producer, node, known):
-                fused = fuse(graph_module, producer, node)
-                known[fused], order[fused] = known[node], order[node]
-                count += 1
-                break
+        producers = [arg for arg in node.args if may_fuse(graph_module, arg, node, known)]
+        if producers:
+            best = max(producers, key=lambda producer: (convolves(graph_module, producer), order[producer]))
+            fused = fuse(graph_module, best, node)
+            order[fused] = order[node]
+            if node in known:
+                known[fused] = known[node]
+            count += 1
     return count
 
 
-def may_fuse(graph_module: fx.GraphModule, producer: fx.Node, node: fx.Node, known: dict[fx.Node, Extent]) -> bool:
+def convolves(graph_module: fx.GraphModule, node: fx.Node) -> bool:
+    """A convolution adds a residual for nothing; of several producers it is the best."""
+    module = delta_node(graph_module, node)
+    return module is not None and isinstance(module.head, (Conv, ConvTranspose, SamePadded))
+
+
+def may_fuse(graph_module: fx.GraphModule, producer: fx.Node, node: fx.Node, known: Known) -> bool:
     module = delta_node(graph_module, producer)
     if module is None or module.head.locality in WITHOUT_EPILOGUE or len(producer.users) != 1:
-        return False
-    if not any(isinstance(arg, fx.Node) and arg.op != "get_attr" for arg in producer.args):
-        return False  # computed once, when a plan is filled
-    others = [arg for arg in node.args if isinstance(arg, fx.Node) and arg is not producer]
+        return False  # someone else reads it, or it has no epilogue
+    others: list[Any] = [arg for arg in node.args if arg is not producer]
     if not others:
         return True
-    own = known[producer]
-    return own.known and all(other.op != "get_attr" and known.get(other) == own for other in others)
+    own = known.get(producer)
+    same = all(other.op == "get_attr" or known.get(other) == own for other in others)
+    return own is not None and known.get(node) == own and same
 
 
 def fuse(graph_module: fx.GraphModule, producer: fx.Node, node: fx.Node) -> fx.Node:
     """Append the consumer's stage to the producer, which takes the consumer's place in the graph."""
     first, second = delta_node(graph_module, producer), delta_node(graph_module, node)
-    assert isinstance(first, DeltaNode) and isinstance(second, DeltaNode)
+    assert first is not None
+    assert second is not None
     args = list(producer.args)
     operands: list[int | None] = []
     for arg in node.args:
@@ -63,8 +72,7 @@ def fuse(graph_module: fx.GraphModule, producer: fx.Node, node: fx.Node) -> fx.N
         else:
             args.append(arg)
             operands.append(len(args) - 1)
-    for stage in second.stages:
-        first.stages.append(Stage(stage.op, operands))
+    first.stages.append(Stage(second.head, operands))
     first.fused_from = (*first.fused_from, *second.fused_from)
     with graph_module.graph.inserting_before(node):
         fused = graph_module.graph.call_module(str(producer.target), tuple(args))

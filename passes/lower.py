@@ -15,6 +15,6 @@ def lower(graph_module: fx.GraphModule, context: Context) -> int:
     for node in graph_module.graph.nodes:
         module = leaf_module(graph_module, node)
         if isinstance(module, FrameModule):
-            module.kernel = kernel
-            count += 1
+            count += type(module.kernel) is not type(kernel)
+            module.kernel = kernel  # type: ignore[assignment]
     return count

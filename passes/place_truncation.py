@@ -1,8 +1,8 @@
 """Decide where small changes are withheld, and with which threshold.
 
-Truncation points are the inputs, where the gate is, and every node that computes: convolutions and activations, but also
-linear merges such as FPN additions, which flood a fine level with a coarse level's changes. What only moves data passes
-its masks on.
+Truncation points are the inputs, where the gate is, and every node that computes: convolutions and activations, but
+also linear merges such as FPN additions, which flood a fine level with a coarse level's changes. What only moves data
+passes its masks on.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def place_truncation(graph_module: fx.GraphModule, context: Context) -> int:
     for node in graph_module.graph.nodes:
         module = leaf_module(graph_module, node)
         if isinstance(module, DenseToDelta):
+            count += module.gate != settings.input_gate
             module.gate = settings.input_gate
-            count += 1
         elif isinstance(module, DeltaNode) and module.head.locality not in MOVES_DATA:
             names = {module.path, *module.fused_from} & settings.thresholds.keys()
             if len(names) > 1:
@@ -33,12 +33,11 @@ def place_truncation(graph_module: fx.GraphModule, context: Context) -> int:
                     f"threshold: {' and '.join(sorted(names))} are one node, {module.path}; give one of them."
                 )
             threshold = settings.thresholds[names.pop()] if names else settings.default_threshold
-            module.truncation = Truncation(threshold, settings.norm)
+            truncation = Truncation(threshold, settings.norm)
+            count += module.truncation != truncation
+            module.truncation = truncation
             paths |= {module.path, *module.fused_from}
-            count += 1
     for name in settings.thresholds:
         if name not in paths:
             raise ConvertError(unknown_name("truncation point in threshold", name, paths))
     return count
-
-

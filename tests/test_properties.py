@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 import deltafx
@@ -17,6 +17,14 @@ STREAMS = 2
 EXAMPLES = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 EVENTS = ("blob", "blob", "pixel", "repeat", "noise", "black", "nan", "reset", "reset stream")
 
+
+
+def converted(model, **options):
+    try:
+        return deltafx.convert(model, **options)
+    except deltafx.ConvertError as error:  # of a network that writes into a view it reads again
+        assert "writes in place" in str(error)
+        reject()
 
 
 def play(events, inputs, shape, seed):
@@ -54,24 +62,28 @@ def obey(dm, event):
 @given(network=networks(), events=st.lists(st.sampled_from(EVENTS), min_size=2, max_size=6), seed=st.integers(0, 999))
 def test_exact_mode_equals_the_dense_network(payload, network, events, seed):
     model, inputs, shape = network
-    dm = deltafx.convert(model, payload=payload, options={"check": True})
+    dm = converted(model, payload=payload, options={"check": True})
     for event, frame in play(events, inputs, shape, seed):
         obey(dm, event)
         with torch.no_grad():
             wanted = tensors_of(model(*(x.clone() for x in frame)))
         got = tensors_of(dm(*frame))
-        assert relative_error(got, wanted) <= TOLERANCE[torch.float32] * (1 if payload == "value" else 20)
+        if payload == "value":
+            assert relative_error(got, wanted) <= TOLERANCE[torch.float32]
+        else:  # which leaves its rounding behind where the dense network gives 0
+            for a, b in zip(got, wanted, strict=True):
+                torch.testing.assert_close(a, b, rtol=2e-4, atol=2e-4, equal_nan=True)
 
 
 @EXAMPLES
 @given(network=networks(), events=st.lists(st.sampled_from(EVENTS), min_size=2, max_size=6), seed=st.integers(0, 999))
 def test_value_payload_is_independent_of_history(network, events, seed):
     model, inputs, shape = network
-    dm = deltafx.convert(model)
+    dm = converted(model)
     for event, frame in play(events, inputs, shape, seed):
         obey(dm, event)
         got = tensors_of(dm(*frame))
-    fresh = tensors_of(deltafx.convert(model)(*frame))
+    fresh = tensors_of(converted(model)(*frame))
     for a, b in zip(got, fresh, strict=True):
         assert torch.equal(a.nan_to_num(), b.nan_to_num())
         assert torch.equal(a.isnan(), b.isnan())
@@ -89,7 +101,7 @@ def test_value_payload_is_independent_of_history(network, events, seed):
 )
 def test_rules_hold_with_thresholds(payload, network, events, seed, threshold, norm, gate):
     model, inputs, shape = network
-    dm = deltafx.convert(
+    dm = converted(
         model, payload=payload, threshold=threshold, norm=norm, input_gate=gate, options={"check": True}
     )
     for event, frame in play(events, inputs, shape, seed):
@@ -101,7 +113,7 @@ def test_rules_hold_with_thresholds(payload, network, events, seed, threshold, n
 @given(network=networks(), events=st.lists(st.sampled_from(EVENTS), min_size=2, max_size=4), seed=st.integers(0, 999))
 def test_streams_do_not_meet(network, events, seed):
     model, inputs, shape = network
-    dm, swapped = deltafx.convert(model), deltafx.convert(model)
+    dm, swapped = converted(model), converted(model)
     for event, frame in play(events, inputs, shape, seed):
         if event == "reset":
             obey(dm, event)
@@ -118,11 +130,11 @@ def test_streams_do_not_meet(network, events, seed):
 @pytest.mark.parametrize("payload", ["value", "difference"])
 def test_an_interrupted_frame_leaves_no_trace(payload, network, events, seed, victim):
     model, inputs, shape = network
-    dm = deltafx.convert(model, payload=payload, options={"check": True})
+    dm = converted(model, payload=payload, options={"check": True})
     frames = list(play(events, inputs, shape, seed))
     for _, frame in frames[:-1]:
         dm(*frame)
-    leaves = [m for m in dm.modules() if isinstance(m, FrameModule)]
+    leaves = [m for m in dm.modules() if isinstance(m, FrameModule) and m.path in dm.runtime.plans[0].nodes]
     chosen = leaves[victim % len(leaves)]
 
     class Interrupt:
@@ -134,7 +146,7 @@ def test_an_interrupted_frame_leaves_no_trace(payload, network, events, seed, vi
         dm(*(x + 1 for x in frames[-1][1]))
     chosen.kernel = kernel
     got = tensors_of(dm(*frames[-1][1]))
-    wanted = tensors_of(deltafx.convert(model, payload=payload)(*frames[-1][1]))
+    wanted = tensors_of(converted(model, payload=payload)(*frames[-1][1]))
     assert relative_error(got, wanted) <= TOLERANCE[torch.float32]
 
 
@@ -143,7 +155,7 @@ def test_an_interrupted_frame_leaves_no_trace(payload, network, events, seed, vi
 def test_the_model_and_the_outputs_belong_to_the_caller(network, seed):
     model, inputs, shape = network
     before = copy.deepcopy(model.state_dict())
-    dm = deltafx.convert(model)
+    dm = converted(model)
     kept = []
     for _, frame in play(["blob", "noise", "black"], inputs, shape, seed):
         given_frame = [x.clone() for x in frame]
@@ -160,7 +172,7 @@ def test_the_model_and_the_outputs_belong_to_the_caller(network, seed):
 @given(network=networks(), seed=st.integers(0, 999))
 def test_what_stays_dense_is_reported(network, seed):
     model, inputs, shape = network
-    dm = deltafx.convert(model)
+    dm = converted(model)
     for _, frame in play(["blob"], inputs, shape, seed):
         dm(*frame)
     dense = {node.operator for node in deltafx.report(dm).nodes if node.reason is not None}
@@ -171,7 +183,7 @@ def test_what_stays_dense_is_reported(network, seed):
 @given(network=networks(), seed=st.integers(0, 999), share=st.sampled_from(["none", "all", "some"]))
 def test_forced_masks_are_what_is_updated(network, seed, share):
     model, inputs, shape = network
-    dm = deltafx.convert(model)
+    dm = converted(model)
     (_, first), (_, second) = play(["noise"], inputs, shape, seed)
     dm(*first)
     held = {path: [leaf.value.clone() for leaf in s.leaves] for path, s in dm.runtime.plans[0].nodes.items()}
@@ -192,5 +204,5 @@ def test_forced_masks_are_what_is_updated(network, seed, share):
             wanted = tensors_of(model(*(x.clone() for x in second)))
         assert relative_error(got, wanted) <= TOLERANCE[torch.float32]
     again = tensors_of(dm(*second))
-    fresh = tensors_of(deltafx.convert(model)(*second))
+    fresh = tensors_of(converted(model)(*second))
     assert all(torch.equal(a, b) for a, b in zip(again, fresh, strict=True))

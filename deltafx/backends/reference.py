@@ -67,6 +67,7 @@ class ReferenceKernel:
         self, node: DeltaNode, state: NodeState, masks: Sequence[Any], values: Sequence[Any], result: Any, plan: Plan
     ) -> Any:
         """Mask rule, truncation and emission for every tensor of a node's new value."""
+        plan.check_result(node.path, state, result)
         pieces, spec = pytree.tree_flatten(result)
         rule = pytree.tree_leaves(self._candidates(node, state, masks, values, result))
         mask_of = iter(rule)
@@ -78,7 +79,6 @@ class ReferenceKernel:
                 next(mask_of)
                 continue
             leaf, candidates = next(tensors), next(mask_of)
-            plan.check_shape(node.path, leaf, piece)
             update = self._decide(node, state, leaf, piece, candidates, plan)
             outputs.append(emit(node.payload, state, leaf, piece, update, plan))
         return pytree.tree_unflatten(outputs, spec)
@@ -86,6 +86,8 @@ class ReferenceKernel:
     def _candidates(
         self, node: DeltaNode, state: NodeState, masks: Sequence[Any], values: Sequence[Any], result: Any
     ) -> Any:
+        if state.random:
+            masks = pytree.tree_map_only(Tensor, torch.ones_like, masks)
         if state.reason is not None:
             return pytree.tree_map_only(Tensor, lambda piece: everything(masks, values, piece), result)
         return node.candidates(masks, values, result)
@@ -111,23 +113,17 @@ class ReferenceKernel:
         self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], masks: Sequence[Any], plan: Plan
     ) -> Any:
         """The paper's semantics: linear stages work on differences, the others on accumulated inputs."""
-        travels = [isinstance(x, Delta) for x in inputs]
-        carried = all(x.difference is not None for x in inputs if isinstance(x, Delta)) and state.aligned
-        nested = any(isinstance(x, (tuple, list, dict)) for x in inputs)
-        linear = node.linear_stages(travels) if carried and not nested and state.reason is None else 0
+        linear = state.linear
         whole = linear == len(node.stages)
-
-        chain = None
-        if linear:
-            chain = self._linear_part(node, state, inputs, linear)
-        if whole and not plan.withholds(node):
+        chain: Any = self._linear_part(node, state, inputs, linear) if linear else None
+        if not state.keeps_value:
             pieces, spec = pytree.tree_flatten(chain)
             rule = pytree.tree_leaves(node.candidates(masks, inputs, chain))
             outputs = []
             for leaf, piece, candidates in zip(state.leaves, pieces, rule, strict=True):
                 update = candidates | state.refresh(piece.dim())
                 leaf.count(update, update)
-                leaf.mask, leaf.value = update.contiguous(), None  # a linear node keeps nothing
+                leaf.mask = update.contiguous()
                 fresh = state.refresh(piece.dim()).bool()
                 outputs.append(Delta(leaf.mask, difference=torch.where(update.bool(), piece, 0), fresh=fresh))
                 plan.flag_non_finite(piece, state)
@@ -144,8 +140,8 @@ class ReferenceKernel:
         """The change of the first `count` stages: f(d) - f(0), and the whole f(d) for a stream in refresh."""
         differences = [x.difference if isinstance(x, Delta) else x for x in inputs]
         if state.offset is None:
-            zeros = [torch.zeros_like(x.difference) if isinstance(x, Delta) else x for x in inputs]
-            state.offset = node.dense_stages(zeros, 0, count)
+            zeros = [torch.zeros_like(x.payload) if isinstance(x, Delta) else x for x in inputs]
+            state.offset = pytree.tree_map(torch.clone, node.dense_stages(zeros, 0, count))
 
         def change(result: Tensor, offset: Tensor) -> Tensor:
             return result - torch.where(state.refresh(result.dim()).bool(), 0, offset)

@@ -5,9 +5,9 @@ To add one, write a file like its neighbours and name its classes in OPERATORS.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
-import torch
 from torch import nn
 
 from deltafx.ops.base import FunctionOp, Op, Slot
@@ -15,49 +15,59 @@ from deltafx.ops.batch_norm import Affine, BatchNorm
 from deltafx.ops.concat import Concat, Stack
 from deltafx.ops.conv import Conv
 from deltafx.ops.conv_transpose import ConvTranspose
+from deltafx.ops.foreign import SamePadded
+from deltafx.ops.interpolate import Interpolate
 from deltafx.ops.island import Island
 from deltafx.ops.linear import Linear
 from deltafx.ops.pointwise import Activation, Pointwise
 from deltafx.ops.pool import AdaptivePool, AvgPool, MaxPool
 from deltafx.ops.reduce import LayerNorm, Norm, Reduction, Softmax
-from deltafx.ops.resample import Interpolate, Pad, PixelShuffle, PixelUnshuffle, Shift
+from deltafx.ops.resample import ChannelShuffle, Pad, PixelShuffle, PixelUnshuffle, Shift
 from deltafx.ops.view import GetItem, Reshape, View
 
-OPERATORS: tuple[type, ...] = (
+OPERATORS: tuple[type[Any], ...] = (
     Conv, ConvTranspose, Linear, BatchNorm, Activation, Pointwise, MaxPool, AvgPool, AdaptivePool, Interpolate, Pad,
-    PixelShuffle, PixelUnshuffle, Shift, Concat, Stack, View, GetItem, Reshape, Reduction, Softmax, LayerNorm, Norm,
+    PixelShuffle, PixelUnshuffle, ChannelShuffle, Shift, Concat, Stack, View, GetItem, Reshape, Reduction, Softmax,
+    LayerNorm, Norm, SamePadded,
 )  # fmt: skip
 
 
-def _table(kind: str) -> dict:
+def table_of(kind: str, operators: Sequence[type[Any]] = OPERATORS) -> dict:
+    """Which operator covers each spelling of a kind; none may be covered by two."""
     table: dict = {}
-    for operator_class in OPERATORS:
+    for operator_class in operators:
         for spelling in getattr(operator_class, kind, ()):
             known = table.setdefault(spelling, operator_class)
             assert known is operator_class, f"{spelling} is claimed by {known} and by {operator_class}"
     return table
 
 
-MODULES: dict[type[nn.Module], type] = _table("modules")
-FUNCTIONS: dict[Callable, type] = _table("functions")
-METHODS: dict[str, type] = _table("methods")
+COMPUTATION = ("forward", "_conv_forward", "_output_padding", "_apply_instance_norm")
+
+MODULES: dict[type[nn.Module], type[Any]] = table_of("module_types")
+NAMED_MODULES: dict[str, type[Any]] = table_of("module_names")  # of libraries that need not be installed
+FUNCTIONS: dict[Callable, type[Any]] = table_of("functions")
+METHODS: dict[str, type[Any]] = table_of("methods")
 
 
-def operator_of_module(module: nn.Module) -> type | None:
-    """The operator class for a leaf module; a subclass counts while it inherits `forward` unchanged."""
-    for base in type(module).__mro__:
-        if base in MODULES and type(module).forward is base.forward:
-            return MODULES[base]
+def operator_of_module(module: nn.Module) -> type[Any] | None:
+    """The operator class for a leaf module; a subclass counts while it computes what its base does."""
+    for kind in type(module).__mro__:
+        family = MODULES.get(kind) or NAMED_MODULES.get(f"{kind.__module__}.{kind.__qualname__}")
+        if family is not None:
+            return family if computes_like(module, kind) else None
     return None
 
 
-def function_of_method(name: str) -> Callable | None:
-    return getattr(torch.Tensor, name, None)
+def computes_like(module: nn.Module, base: type) -> bool:
+    """Whether a module has `forward`, and what torch.nn calls from it, from `base`."""
+    same = all(getattr(type(module), name, None) is getattr(base, name, None) for name in COMPUTATION)
+    return same and not any(name in vars(module) for name in COMPUTATION)
 
 
 __all__ = [
-    "FUNCTIONS", "METHODS", "MODULES", "OPERATORS", "AdaptivePool", "Affine", "AvgPool", "BatchNorm", "Concat", "Conv",
-    "ConvTranspose", "FunctionOp", "GetItem", "Interpolate", "Island", "LayerNorm", "Linear", "MaxPool", "Norm", "Op",
-    "Pad", "PixelShuffle", "PixelUnshuffle", "Pointwise", "Reduction", "Reshape", "Shift", "Slot", "Softmax", "Stack",
-    "View", "function_of_method", "operator_of_module",
+    "FUNCTIONS", "METHODS", "MODULES", "OPERATORS", "Activation", "AdaptivePool", "Affine", "AvgPool", "BatchNorm",
+    "ChannelShuffle", "Concat", "Conv", "ConvTranspose", "FunctionOp", "GetItem", "Interpolate", "Island", "LayerNorm",
+    "Linear", "MaxPool", "Norm", "Op", "Pad", "PixelShuffle", "PixelUnshuffle", "Pointwise", "Reduction", "Reshape",
+    "SamePadded", "Shift", "Slot", "Softmax", "Stack", "View", "operator_of_module", "table_of",
 ]  # fmt: skip

@@ -10,25 +10,27 @@ Masks are uint8, have the rank of their tensor, and size 1 in its channel dimens
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import pydoc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 Masks = Sequence[Any]  # one per input, nested like it; None where it is not a delta (a constant, a number)
+T = TypeVar("T")
 
 
 class Op(nn.Module):
     """One canonical operator. `forward` is the dense function of the inputs."""
 
-    name: ClassVar[str] = ""  # the operator's name in reports and in `keep_dense`
-    locality: ClassVar[str] = ""  # pointwise, window, resample, view, concatenation, global, head or island
-    modules: ClassVar[tuple[type[nn.Module], ...]] = ()  # the dense spellings it covers
+    name: str = ""  # the operator's name in reports and in `keep_dense`
+    locality: str = ""  # pointwise, window, resample, view, concatenation, global, head or island
+    module_types: ClassVar[tuple[type[nn.Module], ...]] = ()  # the dense spellings it covers
     functions: ClassVar[tuple[Callable, ...]] = ()
     methods: ClassVar[tuple[str, ...]] = ()
     input_rank: int | None = None  # rank of the first input, where the operator fixes it
@@ -36,8 +38,13 @@ class Op(nn.Module):
 
     @classmethod
     def from_module(cls, module: nn.Module) -> Op:
-        """The operator for a leaf module of one of the types in `modules`, applied to one tensor."""
+        """The operator for a leaf module of one of the types in `module_types`, applied to one tensor."""
         raise NotImplementedError
+
+    @staticmethod
+    def samples() -> list[Sample]:
+        """Dense modules in every configuration that matters, for tests and benchmarks."""
+        return []
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
         """The mask of output pixels that can change when the input pixels in `masks` did: never too small."""
@@ -45,7 +52,9 @@ class Op(nn.Module):
 
     def refusal(self, inputs: Sequence[Any]) -> str | None:
         """Why there is no mask rule for inputs of these shapes and arguments, or None. The node is then an island."""
-        return None
+        if self.input_rank is None or inputs[0].dim() == self.input_rank:
+            return None
+        return f"the input has {inputs[0].dim()} dimensions; a batch dimension is needed ({self.input_rank} in all)"
 
     def is_linear(self, deltas: Sequence[bool]) -> bool:
         """Whether f(x + d) - f(x) depends on d alone, for the inputs flagged as deltas."""
@@ -82,16 +91,23 @@ class FunctionOp(Op):
         return self.function(*args, **kwargs)
 
     def fill(self, inputs: Sequence[Any]) -> tuple[tuple, dict]:
-        def value(leaf: Any) -> Any:
-            return inputs[leaf.index] if isinstance(leaf, Slot) else leaf
+        return fill(self.args, inputs), fill(self.kwargs, inputs)
 
-        return fx.node.map_aggregate(self.args, value), fx.node.map_aggregate(self.kwargs, value)
+    def template(self, position: int, *names: str, default: Any = None) -> Any:
+        """One argument, with its slots, given by position or under one of its names (torch takes `axis` for `dim`)."""
+        given = [self.kwargs[name] for name in names if name in self.kwargs]
+        return given[0] if given else self.args[position] if len(self.args) > position else default
+
+    def argument(self, inputs: Sequence[Any], position: int, *names: str, default: Any = None) -> Any:
+        """One argument of the call."""
+        return fill(self.template(position, *names, default=default), inputs)
 
     def arguments(self, inputs: Sequence[Any]) -> dict[str, Any]:
         """The call's arguments by name, defaults filled in."""
-        assert self.signature is not None
+        signature = type(self).signature
+        assert signature is not None
         args, kwargs = self.fill(inputs)
-        bound = inspect.signature(type(self).signature).bind(*args, **kwargs)
+        bound = inspect.signature(signature).bind(*args, **kwargs)
         bound.apply_defaults()
         return bound.arguments
 
@@ -109,6 +125,11 @@ class FunctionOp(Op):
         constants = [f"{a!r}" for a in self.args if not isinstance(a, Slot)]
         constants += [f"{k}={v!r}" for k, v in self.kwargs.items() if not isinstance(v, Slot)]
         return ", ".join([getattr(self.function, "__name__", str(self.function)), *constants])
+
+
+def fill(template: Any, inputs: Sequence[Any]) -> Any:
+    """The template with its slots replaced by inputs."""
+    return fx.node.map_aggregate(template, lambda leaf: inputs[leaf.index] if isinstance(leaf, Slot) else leaf)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -133,10 +154,9 @@ def union(masks: Masks) -> Tensor:
     return result
 
 
-def spread(mask: Tensor, shape: Sequence[int], dims: Sequence[int]) -> Tensor:
+def spread(mask: Tensor, dims: Sequence[int]) -> Tensor:
     """Each output along `dims` reads all of `dims`: those dimensions become channel dimensions."""
-    dims = [d % len(shape) for d in dims]
-    return mask.amax(dims, keepdim=True) if dims else mask
+    return mask.amax(tuple(dims), keepdim=True) if dims else mask
 
 
 def everything(masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
@@ -151,8 +171,9 @@ def channel_dimension(tensor: Any) -> int | None:
     return 1 if tensor.dim() > 1 else None
 
 
-def to_mask(condition: Tensor) -> Tensor:
-    return (condition > 0).to(torch.uint8) if condition.dtype != torch.bool else condition.to(torch.uint8)
+def to_mask(count: Tensor) -> Tensor:
+    """The mask of where a sum or maximum of set pixels, which may be rounded, is at least one."""
+    return (count > 0.5).to(torch.uint8)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -170,7 +191,7 @@ def borrow_module(module: nn.Module) -> nn.Module:
     clone = copy.deepcopy(module, memo)
     for part in clone.modules():
         if hasattr(part, "inplace"):
-            part.inplace = False
+            part.inplace = False  # type: ignore[assignment]
     return clone
 
 
@@ -179,3 +200,61 @@ def tuple_of(value: Any, length: int) -> tuple:
     if isinstance(value, (tuple, list, torch.Size)):
         return tuple(value) * length if len(value) == 1 else tuple(value)
     return (value,) * length
+
+
+def by_type(module: nn.Module, table: dict[type[nn.Module], T]) -> T:
+    """The entry for a module's type, or for the type it is a subclass of."""
+    return next(entry for kind, entry in table.items() if isinstance(module, kind))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Samples
+
+FRAME = (2, 7, 11, 13)  # two streams, a prime number of channels, odd sizes
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A dense module in evaluation mode and the shapes of its inputs, whose values lie between `low` and `high`."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[tuple[int, ...], ...] = (FRAME,)
+    low: float = -2.0
+    high: float = 2.0
+
+    def __post_init__(self) -> None:
+        self.module.eval().requires_grad_(False)  # where a weight wants gradients, PyTorch may choose other kernels
+
+    def random_inputs(self, generator: torch.Generator) -> tuple[Tensor, ...]:
+        return tuple(torch.empty(s).uniform_(self.low, self.high, generator=generator) for s in self.inputs)
+
+
+class Call(nn.Module):
+    """A function of one tensor as a module: the sample of a functional or method spelling."""
+
+    def __init__(self, function: Callable):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+class CallOfTwo(Call):
+    """A function of two tensors as a module."""
+
+    def forward(self, x: Tensor, y: Tensor) -> Any:  # type: ignore[override]
+        return self.function(x, y)
+
+
+def seeded(build: Callable[[], list[Sample]]) -> Callable[[], list[Sample]]:
+    """Samples whose weights are the same in every call, whatever was drawn before."""
+
+    @functools.wraps(build)
+    def samples() -> list[Sample]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build()
+
+    return samples

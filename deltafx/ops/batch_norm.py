@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltafx.ops.base import Masks, Op, borrow, union
+from deltafx.ops.base import Call, Masks, Op, Sample, borrow, seeded, union
 
 
 class Affine(Op):
@@ -45,13 +45,33 @@ class Affine(Op):
 class BatchNorm:
     """Builds the Affine operator of a batch norm, or None where it normalises with the batch's own statistics."""
 
-    modules = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    module_types = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     functions = (F.batch_norm,)
 
     @classmethod
     def from_module(cls, module: nn.Module) -> Affine | None:
-        assert isinstance(module, cls.modules)
+        assert isinstance(module, cls.module_types)
         return cls.from_weights(module.running_mean, module.running_var, module.weight, module.bias, eps=module.eps)
+
+    @staticmethod
+    @seeded
+    def samples() -> list[Sample]:
+        def trained(module: nn.Module) -> nn.Module:
+            for name, tensor in module.state_dict().items():
+                if tensor.dim():
+                    nn.init.uniform_(tensor, 0.5 if "var" in name else -1.0, 2.0)
+            return module
+
+        mean, var, weight = torch.randn(7), torch.rand(7) + 0.5, torch.randn(7)
+        return [
+            Sample("2d", trained(nn.BatchNorm2d(7))),
+            Sample("not_affine", trained(nn.BatchNorm2d(7, affine=False, eps=0.1))),
+            Sample("vector", trained(nn.BatchNorm1d(7)), ((2, 7),)),
+            Sample("1d", trained(nn.BatchNorm1d(7)), ((2, 7, 13),)),
+            Sample("3d", trained(nn.BatchNorm3d(3)), ((2, 3, 4, 7, 5),)),
+            Sample("sync", trained(nn.SyncBatchNorm(7))),
+            Sample("function", Call(lambda x: F.batch_norm(x, mean, var, weight, eps=1e-3))),
+        ]
 
     @staticmethod
     def from_weights(

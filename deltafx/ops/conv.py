@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltafx.ops.base import Masks, Op, borrow, tuple_of
+from deltafx.ops.base import Call, Masks, Op, Sample, borrow, seeded, tuple_of
 from deltafx.ops.window import window_mask
 
 CONVOLUTION: dict[int, Callable] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -28,7 +28,7 @@ class Conv(Op):
 
     name = "conv"
     locality = "window"
-    modules = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    module_types = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     functions = (F.conv1d, F.conv2d, F.conv3d)
     bias: nn.Parameter | None
     rank_of: ClassVar[dict[Callable, int]] = {function: rank for rank, function in CONVOLUTION.items()}
@@ -82,6 +82,45 @@ class Conv(Op):
             pairs = tuple((p, p) for p in tuple_of(padding, rank))
         return cls(weight, bias, tuple_of(stride, rank), pairs, dilation, groups, mode)
 
+    @staticmethod
+    @seeded
+    def samples() -> list[Sample]:
+        def two(name: str, *args: Any, frame: tuple[int, ...] = (2, 10, 11, 13), **kwargs: Any) -> Sample:
+            return Sample(name, nn.Conv2d(10, *args, **kwargs), (frame,))
+
+        weight, bias = torch.randn(5, 7, 3, 2), torch.randn(5)
+        return [
+            two("pointwise", 7, 1, bias=False),
+            two("3x3", 7, 3, padding=1),
+            two("no_padding", 7, 3),
+            two("1x7", 7, (1, 7), padding=(0, 3)),
+            two("7x1", 7, (7, 1), padding=(3, 0)),
+            two("even_kernel", 7, 4, padding=(1, 2)),
+            two("large_kernel", 10, 31, padding=15, groups=10),
+            two("stride", 7, 3, stride=2, padding=1),
+            two("stride_2_3", 7, (3, 5), stride=(2, 3), padding=(1, 2)),
+            two("stride_over_kernel", 7, 1, stride=3),
+            two("dilation", 7, 3, padding=2, dilation=2),
+            two("dilation_1_3", 7, 3, padding=(1, 3), dilation=(1, 3)),
+            two("groups", 15, 3, padding=1, groups=5),
+            two("depthwise", 10, 3, padding=1, groups=10),
+            two("depthwise_multiplier", 30, 5, padding=2, stride=2, groups=10),
+            two("same", 7, 5, padding="same", dilation=2),
+            two("same_uneven", 7, (4, 2), padding="same", dilation=(1, 3)),
+            two("valid", 7, 3, padding="valid"),
+            two("reflect", 7, 3, padding=(2, 1), padding_mode="reflect"),
+            two("replicate", 7, 3, padding=2, stride=2, padding_mode="replicate"),
+            two("circular", 7, 5, padding=(2, 3), padding_mode="circular"),
+            two("circular_same", 7, 4, padding="same", padding_mode="circular"),
+            two("one_pixel", 7, 3, padding=1, frame=(2, 10, 1, 1)),
+            Sample("1d", nn.Conv1d(7, 5, 3, stride=2, padding=1), ((2, 7, 13),)),
+            Sample("1d_reflect", nn.Conv1d(7, 5, 3, padding=1, padding_mode="reflect"), ((2, 7, 13),)),
+            Sample("3d", nn.Conv3d(3, 5, (1, 3, 3), stride=(1, 2, 1), padding=(0, 1, 1)), ((2, 3, 4, 7, 5),)),
+            Sample("3d_replicate", nn.Conv3d(3, 5, 3, padding=1, padding_mode="replicate"), ((2, 3, 4, 7, 5),)),
+            Sample("function", Call(lambda x: F.conv2d(x, weight, bias, stride=2, padding=(1, 0), dilation=2))),
+            Sample("function_same", Call(lambda x: F.conv2d(x, weight, padding="same"))),
+        ]
+
     @property
     def kernel(self) -> tuple[int, ...]:
         return tuple(self.weight.shape[2:])
@@ -102,11 +141,6 @@ class Conv(Op):
             masks[0], inputs[0].shape, output.shape, self.kernel, self.stride, self.dilation, self.padding,
             self.padding_mode,
         )  # fmt: skip
-
-    def refusal(self, inputs: Sequence[Any]) -> str | None:
-        if inputs[0].dim() != self.input_rank:
-            return f"the input has {inputs[0].dim()} dimensions; a batch dimension is needed ({self.input_rank} in all)"
-        return None
 
     def is_linear(self, deltas: Sequence[bool]) -> bool:
         return True

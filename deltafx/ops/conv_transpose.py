@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltafx.ops.base import Masks, Op, borrow, pixel_mask, to_mask, tuple_of
+from deltafx.ops.base import Call, Masks, Op, Sample, borrow, pixel_mask, seeded, to_mask, tuple_of
 from deltafx.ops.conv import fold_output
 
 TRANSPOSED: dict[int, Callable] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -25,7 +25,7 @@ class ConvTranspose(Op):
 
     name = "conv_transpose"
     locality = "window"
-    modules = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    module_types = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
     functions = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
     bias: nn.Parameter | None
 
@@ -68,6 +68,29 @@ class ConvTranspose(Op):
             tuple_of(dilation, rank),
         )  # fmt: skip
 
+    @staticmethod
+    @seeded
+    def samples() -> list[Sample]:
+        def two(name: str, *args: Any, **kwargs: Any) -> Sample:
+            return Sample(name, nn.ConvTranspose2d(10, *args, **kwargs), ((2, 10, 5, 7),))
+
+        weight = torch.randn(7, 5, 3, 3)
+        return [
+            two("2x2", 7, 2, stride=2),
+            two("3x3", 7, 3, padding=1),
+            two("4x4", 7, 4, stride=2, padding=1, bias=False),
+            two("output_padding", 7, 3, stride=2, padding=1, output_padding=1),
+            two("output_padding_2_0", 7, 3, stride=(3, 1), padding=(0, 1), output_padding=(2, 0)),
+            two("stride_over_kernel", 7, 1, stride=3),
+            two("dilation", 7, 3, stride=2, padding=2, dilation=2),
+            two("groups", 15, 3, stride=2, groups=5),
+            two("depthwise", 10, 4, stride=2, padding=1, groups=10),
+            two("groups_dilation", 5, (3, 2), stride=(1, 2), dilation=(2, 1), groups=5, output_padding=(0, 1)),
+            Sample("1d", nn.ConvTranspose1d(7, 5, 4, stride=2, padding=1), ((2, 7, 13),)),
+            Sample("3d", nn.ConvTranspose3d(3, 5, 2, stride=(1, 2, 2)), ((2, 3, 3, 5, 4),)),
+            Sample("function", Call(lambda x: F.conv_transpose2d(x, weight, stride=2, output_padding=1))),
+        ]
+
     def forward(self, x: Tensor) -> Tensor:
         return TRANSPOSED[self.rank](
             x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
@@ -81,11 +104,6 @@ class ConvTranspose(Op):
             TRANSPOSED[self.rank](mask, ones, None, self.stride, self.padding, self.output_padding, 1, self.dilation)
         )
 
-    def refusal(self, inputs: Sequence[Any]) -> str | None:
-        if inputs[0].dim() != self.input_rank:
-            return f"the input has {inputs[0].dim()} dimensions; a batch dimension is needed ({self.input_rank} in all)"
-        return None
-
     def is_linear(self, deltas: Sequence[bool]) -> bool:
         return True
 
@@ -94,9 +112,7 @@ class ConvTranspose(Op):
         if self.groups != 1:
             return None
         weight, bias = fold_output(self.weight, self.bias, scale, shift, channel=1)
-        return ConvTranspose(
-            weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
-        )
+        return ConvTranspose(weight, bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation)
 
     def extra_repr(self) -> str:
         channels = f"{self.weight.shape[0]}, {self.weight.shape[1] * self.groups}"

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltafx.ops.base import Masks, Op, borrow, spread
+from deltafx.ops.base import Call, Masks, Op, Sample, borrow, seeded, spread
 
 
 class Linear(Op):
@@ -19,7 +20,7 @@ class Linear(Op):
 
     name = "linear"
     locality = "head"
-    modules = (nn.Linear,)
+    module_types = (nn.Linear,)
     functions = (F.linear,)
     bias: nn.Parameter | None
 
@@ -38,12 +39,24 @@ class Linear(Op):
         """The operator of `F.linear(x, weight, bias)` with a constant weight."""
         return cls(weight, bias)
 
+    @staticmethod
+    @seeded
+    def samples() -> list[Sample]:
+        channels, width = nn.Linear(7, 5), nn.Linear(13, 3, bias=False)
+        weight, bias = torch.randn(5, 7), torch.randn(5)
+        return [
+            Sample("head", nn.Linear(7, 5), ((2, 7),)),
+            Sample("pixels", Call(lambda x: F.linear(x.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2))),
+            Sample("tokens", nn.Sequential(nn.Flatten(2), Call(lambda x: x.transpose(1, 2)), channels)),
+            Sample("width", nn.Sequential(width)),
+        ]
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight, self.bias)
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
         assert masks[0] is not None
-        return spread(masks[0], inputs[0].shape, (-1,))
+        return spread(masks[0], (-1,))
 
     def mixes_streams(self, inputs: Sequence[Any]) -> bool:
         return inputs[0].dim() == 1

@@ -15,43 +15,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltafx.ops.base import FunctionOp, Masks, Op, Slot, borrow_module, union
+from deltafx.ops.base import FRAME, Call, CallOfTwo, FunctionOp, Masks, Op, Sample, Slot, borrow_module, seeded, union
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
-    nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink, nn.Softshrink,
-    nn.Softplus, nn.Softsign, nn.Threshold,
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
+    nn.Sigmoid, nn.LogSigmoid, nn.Tanh, nn.Tanhshrink, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish, nn.Hardshrink,
+    nn.Softshrink, nn.Softplus, nn.Softsign, nn.Threshold,
 )  # fmt: skip
 
-ACTIVATION_FUNCTIONS: tuple[Callable, ...] = (
-    F.relu, F.relu6, F.leaky_relu, F.prelu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.sigmoid, F.logsigmoid,
-    F.tanh, F.tanhshrink, F.hardtanh, F.hardsigmoid, F.hardswish, F.hardshrink, F.softshrink, F.softplus, F.softsign,
-    F.threshold, torch.relu, torch.selu, torch.celu, torch.prelu, torch.sigmoid, torch.tanh, torch.threshold,
-    torch.clamp, torch.clip, torch.clamp_min, torch.clamp_max,
+UNARY: tuple[Callable, ...] = (
+    F.relu, F.relu6, F.leaky_relu, F.elu, F.celu, F.selu, F.gelu, F.silu, F.mish, F.sigmoid, F.logsigmoid, F.tanh,
+    F.tanhshrink, F.hardtanh, F.hardsigmoid, F.hardswish, F.hardshrink, F.softshrink, F.softplus, F.softsign,
+    torch.relu, torch.selu, torch.celu, torch.sigmoid, torch.tanh, operator.neg, operator.pos, operator.abs, torch.neg,
+    torch.abs, torch.square, torch.exp, torch.expm1, torch.exp2, torch.sin, torch.cos, torch.atan, torch.erf,
+    torch.sinc, torch.sign, torch.floor, torch.ceil, torch.round, torch.trunc, torch.frac, torch.nan_to_num,
+    torch.isnan, torch.isfinite, torch.logical_not,
 )  # fmt: skip
 
-ADDITIONS: tuple[Callable, ...] = (operator.add, torch.add, operator.sub, torch.sub, torch.subtract, torch.rsub)
-PRODUCTS: tuple[Callable, ...] = (operator.mul, torch.mul, torch.multiply)
-QUOTIENTS: tuple[Callable, ...] = (operator.truediv, torch.div, torch.divide, torch.true_divide)
+# Defined, or telling, between 0 and 1.
+UNARY_OF_SHARES: tuple[Callable, ...] = (
+    torch.sqrt, torch.rsqrt, torch.reciprocal, torch.log, torch.log1p, torch.log2, torch.log10, torch.logit,
+)  # fmt: skip
+
+BINARY: tuple[Callable, ...] = (
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, torch.add, torch.sub,
+    torch.subtract, torch.rsub, torch.mul, torch.multiply, torch.div, torch.divide, torch.true_divide,
+    torch.floor_divide, torch.remainder, torch.fmod, torch.atan2, torch.maximum, torch.minimum, torch.fmax, torch.fmin,
+    torch.heaviside, operator.lt, operator.le, operator.gt, operator.ge, torch.lt, torch.le, torch.gt, torch.ge,
+    torch.logical_and, torch.logical_or, torch.logical_xor,
+)  # fmt: skip
+
+EQUALITIES: tuple[Callable, ...] = (operator.eq, operator.ne, torch.eq, torch.ne)
+POWERS: tuple[Callable, ...] = (operator.pow, torch.pow)
+BITWISE: tuple[Callable, ...] = (operator.and_, operator.or_, operator.xor)
 OTHERS: tuple[Callable, ...] = (
-    operator.neg, operator.pos, operator.abs, operator.pow, operator.floordiv, operator.mod, operator.invert,
-    operator.and_, operator.or_, operator.xor, operator.eq, operator.ne, operator.lt, operator.le, operator.gt,
-    operator.ge, torch.neg, torch.abs, torch.pow, torch.square, torch.sqrt, torch.rsqrt, torch.reciprocal, torch.exp,
-    torch.expm1, torch.exp2, torch.log, torch.log1p, torch.log2, torch.log10, torch.sin, torch.cos, torch.erf,
-    torch.sign, torch.floor, torch.ceil, torch.round, torch.trunc, torch.frac, torch.remainder, torch.fmod, torch.atan,
-    torch.atan2, torch.maximum, torch.minimum, torch.fmax, torch.fmin, torch.where, torch.lerp, torch.addcmul,
-    torch.addcdiv, torch.nan_to_num, torch.isnan, torch.isfinite, torch.eq, torch.ne, torch.lt, torch.le, torch.gt,
-    torch.ge, torch.logical_and, torch.logical_or, torch.logical_not, torch.logical_xor, torch.floor_divide,
-    torch.masked_fill, torch.heaviside, torch.logit, torch.sinc, torch.square,
+    operator.invert, F.prelu, F.threshold, torch.prelu, torch.threshold, torch.clamp, torch.clip, torch.clamp_min,
+    torch.clamp_max, torch.where, torch.lerp, torch.addcmul, torch.addcdiv, torch.masked_fill,
 )  # fmt: skip
 
-METHODS = (
-    "relu sigmoid tanh clamp clip clamp_min clamp_max hardshrink prelu add sub subtract mul multiply div divide "
-    "true_divide neg abs pow square sqrt rsqrt reciprocal exp expm1 exp2 log log1p log2 log10 sin cos erf sign floor "
-    "ceil round trunc frac remainder fmod atan atan2 maximum minimum fmax fmin where lerp addcmul addcdiv nan_to_num "
-    "isnan isfinite eq ne lt le gt ge logical_and logical_or logical_not logical_xor floor_divide masked_fill "
-    "to float half bfloat16 double type_as"
-).split()
+FUNCTIONS = (*UNARY, *UNARY_OF_SHARES, *BINARY, *EQUALITIES, *POWERS, *BITWISE, *OTHERS)
+CONVERSIONS = ("to", "float", "half", "bfloat16", "double", "type_as")
+
+ADDITIONS = ("add", "sub", "subtract", "rsub", "neg", "pos")
+PRODUCTS = ("mul", "multiply")
+QUOTIENTS = ("div", "divide", "true_divide", "truediv")
 
 
 class Pointwise(FunctionOp):
@@ -59,23 +66,70 @@ class Pointwise(FunctionOp):
 
     name = "pointwise"
     locality = "pointwise"
-    functions = (*ACTIVATION_FUNCTIONS, *ADDITIONS, *PRODUCTS, *QUOTIENTS, *OTHERS)
-    methods = tuple(METHODS)
+    functions = FUNCTIONS
+    methods = (*sorted({f.__name__ for f in FUNCTIONS if hasattr(Tensor, f.__name__)}), *CONVERSIONS)
+
+    @staticmethod
+    @seeded
+    def samples() -> list[Sample]:
+        gate, row, slope = torch.randn(7, 1, 1), torch.randn(11, 1), torch.rand(7)
+        functions = [Sample(name_of(f), Call(f)) for f in UNARY]
+        functions += [Sample(name_of(f), Call(f), low=0.1, high=0.9) for f in UNARY_OF_SHARES]
+        functions += [Sample(name_of(f), CallOfTwo(f), (FRAME, FRAME)) for f in BINARY]
+        functions += [Sample(name_of(f), Call(lambda x, f=f: f(x, 0.0))) for f in EQUALITIES]
+        functions += [Sample(name_of(f), CallOfTwo(f), (FRAME, FRAME), low=0.1) for f in POWERS]
+        functions += [Sample(name_of(f), Call(lambda x, f=f: f(x > 0, x < 1))) for f in BITWISE]
+        one = {
+            "scalars": lambda x: (1 - 2 * x / 3 + 0.5) ** 2 // 0.3 % 1.7,
+            "reciprocal_of_number": lambda x: 1 / x,
+            "constant": lambda x: x * gate + row,
+            "same_twice": lambda x: x * x - x,
+            "invert": lambda x: ~(x > 0),
+            "prelu": lambda x: F.prelu(x, slope) + torch.prelu(x, slope) + x.prelu(slope),
+            "threshold": lambda x: F.threshold(x, 0.1, 3.0) + torch.threshold(x, 0.2, 5.0),
+            "clamp": lambda x: torch.clamp(x, -1, 1.5) + x.clip(max=1) + x.clamp_min(0) + torch.clamp_max(x, 0.3),
+            "hard_swish": lambda x: x * F.relu6(x + 3) / 6,
+            "in_place": lambda x: F.leaky_relu(x * 2, 0.1, True).mul_(3).add_(x),
+            "masked_fill": lambda x: x.masked_fill(x < 0, 0.5) + torch.masked_fill(x, x > 1, -1.0),
+            "convert": lambda x: x.double().float().to(torch.float64),
+            "methods": lambda x: x.abs().add(1, alpha=2).sqrt().mul(x.sigmoid()).neg(),
+        }
+        two = {
+            "alpha": lambda x, y: torch.add(x, y, alpha=0.3) - torch.sub(y, x, alpha=2),
+            "keywords": lambda x, y: torch.mul(x, other=y) + torch.div(input=x, other=y),
+            "rounded_quotient": lambda x, y: torch.div(x, y, rounding_mode="floor"),
+            "where": lambda x, y: torch.where(x > 0, x, y) + x.where(y > 0, 0.0),
+            "three": lambda x, y: torch.lerp(x, y, 0.3) + torch.addcmul(x, x, y) + torch.addcdiv(y, x, y, value=0.2),
+            "type_as": lambda x, y: x.double().type_as(y),
+        }
+        functions += [Sample(name, Call(function)) for name, function in one.items()]
+        functions += [Sample(name, CallOfTwo(function), (FRAME, FRAME)) for name, function in two.items()]
+        gates = {"channel_gate": (2, 7, 1, 1), "pixel_gate": (2, 1, 11, 13), "row_gate": (2, 7, 1, 13)}
+        functions += [Sample(name, CallOfTwo(lambda x, y: y * x), (FRAME, shape)) for name, shape in gates.items()]
+        functions += [Sample("outer_product", CallOfTwo(operator.mul), ((2, 7, 11, 1), (2, 1, 1, 13)))]
+        return functions
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
         return union(masks)
 
+    def refusal(self, inputs: Sequence[Any]) -> str | None:
+        places = self.function in (torch.where, Tensor.where) and len(self.args) + len(self.kwargs) == 1
+        return "it returns the places where its condition holds" if places else None
+
     def is_linear(self, deltas: Sequence[bool]) -> bool:
         name = getattr(self.function, "__name__", "")
-        operands = [value for value in self.args if isinstance(value, Slot)]
-        changed = [slot for slot in operands if deltas[slot.index]]
-        if name in ("add", "sub", "subtract", "rsub", "iadd", "isub", "neg", "pos"):
+        if name in ADDITIONS:
             return True
-        if name in ("mul", "multiply"):
-            return len(changed) == 1
-        if name in ("div", "divide", "true_divide", "truediv"):
-            return "rounding_mode" not in self.kwargs and changed == [self.args[0]]
+        if name in PRODUCTS:
+            return sum(deltas) == 1
+        if name in QUOTIENTS and "rounding_mode" not in self.kwargs:
+            dividend = self.args[0] if self.args else self.kwargs.get("input")
+            return sum(deltas) == 1 and isinstance(dividend, Slot) and deltas[dividend.index]
         return False
+
+
+def name_of(function: Callable) -> str:
+    return f"{function.__module__ or 'torch'}.{function.__name__}"
 
 
 class Activation(Op):
@@ -83,7 +137,7 @@ class Activation(Op):
 
     name = "activation"
     locality = "pointwise"
-    modules = ACTIVATIONS
+    module_types = ACTIVATIONS
 
     def __init__(self, module: nn.Module):
         super().__init__()
@@ -92,6 +146,14 @@ class Activation(Op):
     @classmethod
     def from_module(cls, module: nn.Module) -> Activation:
         return cls(module)
+
+    @staticmethod
+    @seeded
+    def samples() -> list[Sample]:
+        arguments: dict[type, tuple] = {nn.Threshold: (0.1, 20.0), nn.PReLU: (7,), nn.RReLU: (0.1, 0.3)}
+        each = [Sample(kind.__name__, kind(*arguments.get(kind, ()))) for kind in ACTIVATIONS]
+        in_place = nn.Sequential(nn.Hardswish(inplace=True), nn.Threshold(0.1, -1.0, inplace=True))
+        return [*each, Sample("gelu_tanh", nn.GELU("tanh")), Sample("in_place", in_place)]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.module(x)

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from deltafx.ops.base import FunctionOp, Masks, Slot
+from deltafx.ops.base import FRAME, Call, CallOfTwo, FunctionOp, Masks, Sample, Slot
 
 
 class View(FunctionOp):
@@ -23,20 +23,57 @@ class View(FunctionOp):
 
     name = "view"
     locality = "view"
-    functions = (
+    functions: ClassVar[tuple[Callable, ...]] = (
         torch.permute, torch.transpose, torch.swapaxes, torch.swapdims, torch.movedim, torch.moveaxis, torch.squeeze,
         torch.unsqueeze, torch.select, torch.narrow, torch.chunk, torch.split, torch.tensor_split, torch.unbind,
         torch.t, torch.adjoint, torch.detach,
     )  # fmt: skip
-    methods = (
+    methods: ClassVar[tuple[str, ...]] = (
         "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze", "unsqueeze", "select",
         "narrow", "chunk", "split", "tensor_split", "unbind", "t", "expand", "expand_as",
     )  # fmt: skip
+
+    def __init__(self, function: Callable, args: Sequence[Any] = (Slot(0),), kwargs: dict[str, Any] | None = None):
+        super().__init__(expand_like if function is Tensor.expand_as else function, args, kwargs)
+
+    @staticmethod
+    def samples() -> list[Sample]:
+        functions = {
+            "permute": lambda x: x.permute(0, 2, 3, 1) + torch.permute(x, (0, 2, 3, 1)),
+            "transpose": lambda x: torch.transpose(x, 1, 3) + x.swapaxes(-1, 1) + torch.swapdims(x, 1, 3),
+            "transpose_rows": lambda x: x.transpose(2, 3),
+            "movedim": lambda x: torch.movedim(x, 1, -1) + x.moveaxis((1,), (3,)),
+            "tokens": lambda x: x.flatten(2).permute(0, 2, 1),
+            "tokens_and_back": lambda x: x.flatten(2).transpose(1, 2).transpose(2, 1).unflatten(2, (11, 13)),
+            "adjoint": lambda x: torch.adjoint(x),
+            "t": lambda x: x.mean((2, 3)).t().t() + torch.t(torch.t(x.mean((2, 3)))),
+            "squeeze": lambda x: x.mean((2, 3), keepdim=True).squeeze(-1).squeeze(-1),
+            "squeeze_row": lambda x: torch.squeeze(x[:, :, 3:4], 2),
+            "unsqueeze": lambda x: x.unsqueeze(2),
+            "unsqueeze_last": lambda x: torch.unsqueeze(x, -1),
+            "expand": lambda x: x.mean((2, 3), keepdim=True).expand(-1, -1, 11, 13),
+            "expand_as": lambda x: x.mean(1, keepdim=True).expand_as(x),
+            "select": lambda x: x.select(2, 5) + torch.select(x, 2, 6),
+            "select_channel": lambda x: x.select(1, 3),
+            "narrow": lambda x: torch.narrow(x, 3, 2, 9).narrow(1, 0, 2),
+            "chunk": lambda x: x.chunk(2, 1),
+            "chunk_rows": lambda x: torch.chunk(x, 3, dim=2),
+            "split": lambda x: torch.split(x, [2, 5], dim=1),
+            "split_columns": lambda x: x.split(4, -1),
+            "tensor_split": lambda x: x.tensor_split(3, dim=2),
+            "unbind": lambda x: torch.unbind(x, 1),
+            "unbind_rows": lambda x: x.unbind(2),
+        }
+        return [Sample(name, Call(function)) for name, function in functions.items()]
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Any) -> Any:
         assert masks[0] is not None
         moved = self(masks[0].expand(inputs[0].shape), *inputs[1:])
         return collapse(moved) if isinstance(moved, Tensor) else type(moved)(map(collapse, moved))
+
+    def refusal(self, inputs: Sequence[Any]) -> str | None:
+        by_tensor = self.function is not expand_like and any(isinstance(x, Tensor) for x in inputs[1:])
+        return "it is indexed with a tensor" if by_tensor else None
 
     def mixes_streams(self, inputs: Sequence[Any]) -> bool:
         """Sends the number of each row through the rearrangement and looks whether it comes out in its place."""
@@ -60,6 +97,20 @@ class GetItem(View):
     functions = (operator.getitem,)
     methods = ()
 
+    @staticmethod
+    def samples() -> list[Sample]:
+        functions = {
+            "channels": lambda x: x[:, 2:5],
+            "crop": lambda x: x[..., 1:-2, 3:],
+            "strided": lambda x: x[:, :, ::2, 1::3],
+            "number": lambda x: x[:, 3],
+            "row": lambda x: x[:, :, -1],
+            "none": lambda x: x[:, None, ..., None],
+            "computed": lambda x: x[:, :, : x.shape[2] // 2],
+            "of_chunk": lambda x: x.chunk(2, 1)[1],
+        }
+        return [Sample(name, Call(function)) for name, function in functions.items()]
+
     def refusal(self, inputs: Sequence[Any]) -> str | None:
         index = self.fill(inputs)[0][1]
         parts = index if isinstance(index, tuple) else (index,)
@@ -73,16 +124,42 @@ class Reshape(FunctionOp):
 
     name = "reshape"
     locality = "view"
-    modules = (nn.Flatten, nn.Unflatten)
+    module_types = (nn.Flatten, nn.Unflatten)
     functions = (torch.reshape, torch.flatten, torch.unflatten, torch.ravel)
     methods = ("view", "reshape", "flatten", "unflatten", "ravel", "view_as", "reshape_as")
 
     def __init__(self, function: Callable, args: Sequence[Any] = (Slot(0),), kwargs: dict[str, Any] | None = None):
         # `view` refuses some strides; which ones a buffer has is not the model's business.
-        copying = {Tensor.view: Tensor.reshape, Tensor.view_as: Tensor.reshape_as}
-        if not any(isinstance(a, torch.dtype) for a in args):
+        copying: dict[Callable, Callable] = {Tensor.view: Tensor.reshape, Tensor.view_as: Tensor.reshape_as}
+        if not any(isinstance(a, torch.dtype) for a in (*args, *(kwargs or {}).values())):
             function = copying.get(function, function)
         super().__init__(function, args, kwargs)
+
+    @staticmethod
+    def samples() -> list[Sample]:
+        functions = {
+            "flatten_head": lambda x: torch.flatten(x.mean((2, 3), keepdim=True), 1),
+            "flatten_all": lambda x: x.flatten(1),
+            "flatten_rows": lambda x: x.flatten(2),
+            "view": lambda x: x.view(x.size(0), -1, 13),
+            "split_rows": lambda x: x[:, :, :10].reshape(2, 7, 5, 2, 13),
+            "windows": lambda x: x[:, :, :10, :12].reshape(2, 7, 5, 2, 6, 2).transpose(3, 4).reshape(2, 7, 30, 4),
+            "unflatten": lambda x: x.unflatten(2, (1, 11)),
+            "vector_to_map": lambda x: x.mean((2, 3)).view(2, 7, 1, 1),
+            "streams": lambda x: x.reshape(14, 11, 13) + x.view(-1, 11, 13),
+            "all": lambda x: torch.ravel(x) + x.ravel(),
+        }
+        shuffles = {
+            "channel_shuffle": lambda x: x.view(2, 3, 2, 11, 13).transpose(1, 2).reshape(2, 6, 11, 13),
+            "torch": lambda x: torch.reshape(torch.unflatten(x, 1, (2, 3)), (2, 6, -1)),
+            "heads": lambda x: x.flatten(2).transpose(1, 2).reshape(2, 143, 3, 2).permute(0, 2, 1, 3),
+        }
+        return [
+            *(Sample(name, Call(function)) for name, function in functions.items()),
+            *(Sample(name, Call(function), ((2, 6, 11, 13),)) for name, function in shuffles.items()),
+            Sample("as", CallOfTwo(lambda x, y: x.view_as(y) + x.reshape_as(y)), (FRAME, (2, 77, 13))),
+            Sample("module", nn.Sequential(nn.Flatten(2), nn.Unflatten(2, (11, 13)))),
+        ]
 
     @classmethod
     def from_module(cls, module: nn.Module) -> Reshape:
@@ -96,7 +173,9 @@ class Reshape(FunctionOp):
         return reshape_mask(masks[0], inputs[0].shape, output.shape)
 
     def refusal(self, inputs: Sequence[Any]) -> str | None:
-        return "it changes the dtype" if any(isinstance(v, torch.dtype) for v in self.args) else None
+        args, kwargs = self.fill(inputs)
+        retypes = any(isinstance(value, torch.dtype) for value in (*args, *kwargs.values()))
+        return "it changes the dtype" if retypes else None
 
     def mixes_streams(self, inputs: Sequence[Any]) -> bool:
         output = self(torch.empty(inputs[0].shape, device="meta"), *inputs[1:])
@@ -104,6 +183,11 @@ class Reshape(FunctionOp):
 
     def is_linear(self, deltas: Sequence[bool]) -> bool:
         return True
+
+
+def expand_like(x: Tensor, other: Any) -> Tensor:
+    """`x.expand_as(other)`, of which only the shape is read."""
+    return x.expand(other.shape)
 
 
 def collapse(mask: Tensor) -> Tensor:
@@ -143,10 +227,11 @@ def reshape_groups(before: Sequence[int], after: Sequence[int]) -> list[tuple[li
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(before) or j < len(after):
-        old, new = [], []
+        old: list[int] = []
+        new: list[int] = []
         have, want = 1, 1
         while not (old or new) or have != want:
-            if have <= want and i < len(before) or j >= len(after):
+            if (have <= want and i < len(before)) or j >= len(after):
                 have, i = have * before[i], i + 1
                 old.append(i - 1)
             else:

@@ -35,4 +35,6 @@ def window_mask(
     missing = [max(0, r - size) for r, size in zip(reach, mask.shape[2:], strict=True)]
     mask = F.pad(mask, [p for m in reversed(missing) for p in (0, m)])
     touched = MAX_POOL[rank](mask, tuple(kernel), tuple(stride), 0, tuple(dilation))
-    return to_mask(touched[(..., *(slice(size) for size in output_size))])
+    for dim, size in enumerate(output_size, start=2):
+        touched = touched.narrow(dim, 0, size)
+    return to_mask(touched)

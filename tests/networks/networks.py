@@ -12,7 +12,7 @@ from deltafx.testing import clip, scale_weights
 
 # What a constructor needs beside `weights=None`.
 OPTIONS: dict[str, dict[str, Any]] = {
-    "googlenet": {"init_weights": False},  # slow, and scaled anyway
+    "googlenet": {"init_weights": False},  # it takes seconds, and all weights are scaled anyway
     "inception_v3": {"init_weights": False},
     "fcn_resnet50": {"weights_backbone": None, "aux_loss": True},
     "deeplabv3_mobilenet_v3_large": {"weights_backbone": None, "aux_loss": True},
@@ -26,10 +26,10 @@ NETWORKS = (
 )  # fmt: skip
 
 
-def network(name: str, size: int) -> nn.Module:
-    """The network in evaluation mode, scaled on frames of the clip."""
+def network(name: str, height: int, width: int) -> nn.Module:
+    """The network in evaluation mode, scaled on frames from all over the clip, the black ones included."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = models.get_model(name, weights=None, **OPTIONS.get(name, {}))
-    example = torch.cat([frame for index, frame in enumerate(clip(25, size, size)) if index % 6 == 0 or index == 13])
-    return scale_weights(model, example)
+    frames = clip(25, height, width)
+    return scale_weights(model, torch.cat([frame for number, frame in enumerate(frames) if number % 6 == 0]))

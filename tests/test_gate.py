@@ -1,0 +1,219 @@
+"""The input gate: which change passes, in which units."""
+
+import pytest
+import torch
+from torch import nn
+
+import deltafx
+from deltafx.gate import infer_grey_level
+from tests.small import PAYLOADS
+
+IDENTITY = nn.Identity().eval()
+
+
+@pytest.fixture(params=PAYLOADS)
+def payload(request):
+    return request.param
+
+
+def video(streams=1, size=16, seed=0):
+    """A first frame in 8-bit grey levels, 0..255, with room for changes."""
+    return torch.randint(20, 200, (streams, 3, size, size), generator=torch.Generator().manual_seed(seed)).float()
+
+
+def passed(dm, x):
+    """The pixels of the first stream at which the output is the new frame."""
+    got = dm(x)
+    return {(int(r), int(c)) for r, c in (got[0] == x[0]).all(0).nonzero()}
+
+
+def changed_pixel(x, row=8, column=8, amount=10.0, channels=slice(None)):
+    x = x.clone()
+    x[:, channels, row, column] += amount
+    return x
+
+
+def square(row, column, radius):
+    return {(r, c) for r in range(row - radius, row + radius + 1) for c in range(column - radius, column + radius + 1)}
+
+
+def updated(dm):
+    return round(deltafx.report(dm).nodes[0].update_rate * 256)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Which pixels pass
+
+
+@pytest.mark.parametrize(("amount", "passes"), [(6.0, False), (-6.0, False), (6.5, True), (-6.5, True)])
+def test_a_pixel_passes_if_a_channel_changed_by_more_than_the_threshold(payload, amount, passes):
+    dm = deltafx.convert(IDENTITY, payload=payload, input_gate=deltafx.InputGate(threshold=6))
+    dm(video())
+    x = changed_pixel(video(), amount=amount, channels=1)
+    torch.testing.assert_close(dm(x), x if passes else video())
+    assert updated(dm) == int(passes)
+
+
+def test_a_window_takes_the_mean_of_the_signed_change():
+    dm = deltafx.convert(IDENTITY, input_gate=deltafx.InputGate(threshold=6, window=3))
+    dm(video())
+    dm(changed_pixel(video(), amount=50))  # 50 / 9 < 6
+    assert updated(dm) == 0
+    dm(changed_pixel(video(), amount=55))  # 55 / 9 > 6: everywhere the window sees it
+    assert updated(dm) == 9
+    noise = 40 * (2 * ((torch.arange(16)[:, None] + torch.arange(16)) % 2) - 1.0)
+    deltafx.reset(dm)
+    dm(video())
+    dm(video() + noise)  # large, but its mean is small
+    assert updated(dm) <= 60  # the border, where windows hold an odd number of pixels
+
+
+def test_the_mean_is_over_the_channels_too():
+    dm = deltafx.convert(IDENTITY, input_gate=deltafx.InputGate(threshold=6, window=3))
+    dm(video())
+    dm(changed_pixel(video(), amount=100, channels=0))  # 100 / 27 < 6
+    assert updated(dm) == 0
+
+
+def test_a_window_at_the_border_counts_only_pixels_that_exist():
+    dm = deltafx.convert(IDENTITY, input_gate=deltafx.InputGate(threshold=6, window=3))
+    dm(video())
+    dm(changed_pixel(video(), row=0, column=0, amount=30))  # 30 / 4 > 6 in the corner alone
+    assert updated(dm) == 1
+
+
+def test_a_window_may_be_larger_than_the_frame():
+    dm = deltafx.convert(IDENTITY, input_gate=deltafx.InputGate(threshold=6, window=7))
+    dm(video(size=3))
+    dm(video(size=3) + 10)
+    assert deltafx.report(dm).nodes[0].update_rate == 1
+
+
+@pytest.mark.parametrize("dilation", [1, 3])
+def test_what_passes_is_dilated(payload, dilation):
+    dm = deltafx.convert(IDENTITY, payload=payload, input_gate=deltafx.InputGate(threshold=6, dilation=dilation))
+    dm(video())
+    x = changed_pixel(video() + 3, amount=10)
+    assert passed(dm, x) == square(8, 8, dilation)
+
+
+def test_streams_do_not_meet_in_the_gate():
+    dm = deltafx.convert(IDENTITY, input_gate=deltafx.InputGate(threshold=6, window=3, dilation=2))
+    dm(video(streams=2))
+    x = video(streams=2)
+    x[1] += 50
+    dm(x)
+    assert deltafx.report(dm).nodes[0].update_rate == 0.5
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_non_finite_pixel_passes_and_is_gone_after_the_next_good_frame(payload, window):
+    dm = deltafx.convert(IDENTITY, payload=payload, input_gate=deltafx.InputGate(threshold=6, window=window))
+    dm(video())
+    for bad in (float("nan"), float("inf")):
+        dm(changed_pixel(video(), amount=bad))
+        torch.testing.assert_close(dm(video()), video())
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_slow_drift_passes_when_it_adds_up(payload, window):
+    dm = deltafx.convert(IDENTITY, payload=payload, input_gate=deltafx.InputGate(threshold=6, window=window))
+    x = video()
+    dm(x)
+    shown = []
+    for _ in range(6):
+        x = x + 2.5
+        shown.append((dm(x) - video()).mean().item())
+    assert shown == pytest.approx([0, 0, 7.5, 7.5, 7.5, 15], abs=1e-4)
+
+
+def test_a_refresh_passes_everything(payload):
+    dm = deltafx.convert(IDENTITY, payload=payload, input_gate=deltafx.InputGate(threshold=6))
+    dm(video())
+    torch.testing.assert_close(dm(video() + 3), video())
+    deltafx.reset(dm, streams=[0])
+    torch.testing.assert_close(dm(video() + 3), video() + 3)
+
+
+def test_without_a_gate_every_change_passes():
+    dm = deltafx.convert(IDENTITY)
+    dm(video())
+    dm(changed_pixel(video(), amount=2e-5, channels=0))
+    assert updated(dm) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Grey levels
+
+
+RANGES = {
+    "0..255": (lambda x: x, 1.0),
+    "8 bit": (lambda x: x.to(torch.uint8), 1.0),
+    "0..1": (lambda x: x / 255, 1 / 255),
+    "-1..1": (lambda x: x / 127.5 - 1, 2 / 255),
+    "normalised": (lambda x: (x / 255 - 0.45) / 0.225, 1 / 57.4),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_the_size_of_a_grey_level_is_inferred(name):
+    scale, level = RANGES[name]
+    assert infer_grey_level(scale(video())) == pytest.approx(level)
+
+
+@pytest.mark.parametrize("name", RANGES)
+@pytest.mark.parametrize(("amount", "passes"), [(5.0, 0), (7.0, 1)])
+def test_the_threshold_is_in_grey_levels_whatever_the_range(name, amount, passes):
+    scale, level = RANGES[name]
+    dm = deltafx.convert(IDENTITY, input_gate=deltafx.InputGate(threshold=6))
+    dm(scale(video()))
+    dm(scale(changed_pixel(video(), amount=amount)))
+    assert updated(dm) == passes
+    assert deltafx.report(dm).nodes[0].threshold == pytest.approx(6 * level)
+
+
+def test_a_given_grey_level_wins():
+    dm = deltafx.convert(IDENTITY, input_gate=deltafx.InputGate(threshold=6, grey_level=10))
+    dm(video())
+    dm(changed_pixel(video(), amount=55))
+    assert updated(dm) == 0
+    dm(changed_pixel(video(), amount=65))
+    assert updated(dm) == 1
+    assert dm.runtime.scales == {}
+    assert deltafx.report(dm).nodes[0].threshold == 60
+
+
+def test_the_grey_level_is_inferred_once():
+    dm = deltafx.convert(IDENTITY, input_gate=deltafx.InputGate(threshold=6))
+    dm(video())
+    deltafx.reset(dm)
+    dm(video() / 255)
+    assert dm.runtime.scales == {"dense_to_delta.input:grey_level": 1.0}
+
+
+@pytest.mark.parametrize("first", [0.0, 0.5, float("nan")])
+def test_the_grey_level_waits_for_a_picture(payload, first):
+    dm = deltafx.convert(IDENTITY, payload=payload, input_gate=deltafx.InputGate(threshold=6))
+    dm(torch.full_like(video(), first))
+    assert dm.runtime.scales == {}
+    torch.testing.assert_close(dm(video()), video())
+    assert dm.runtime.scales == {"dense_to_delta.input:grey_level": 1.0}
+    dm(changed_pixel(video(), amount=5.0))
+    assert updated(dm) == 0
+
+
+def test_two_inputs_may_have_different_ranges():
+    class Two(nn.Module):
+        def forward(self, x, y):
+            return x + 1, y + 1
+
+    dm = deltafx.convert(Two().eval(), input_gate=deltafx.InputGate(threshold=6))
+    dm(video(), video() / 255)
+    assert dm.runtime.scales == {"dense_to_delta.x:grey_level": 1.0, "dense_to_delta.y:grey_level": 1 / 255}
+
+
+def test_what_is_no_image_passes_when_it_changes_at_all():
+    dm = deltafx.convert(IDENTITY, input_gate=deltafx.InputGate(threshold=6))
+    dm(torch.zeros(2, 5))
+    assert torch.equal(dm(torch.full((2, 5), 0.1)), torch.full((2, 5), 0.1))
+    assert deltafx.report(dm).nodes[0].threshold is None
