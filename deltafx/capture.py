@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import copy
 import dis
 import inspect
@@ -10,7 +11,7 @@ import itertools
 import operator
 import os
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -88,25 +89,18 @@ class Tracer(fx.Tracer):
 def capture(model: nn.Module) -> fx.GraphModule:
     """A graph module over the caller's weights; a GraphModule is taken as it is. The model is not changed."""
     check_model(model)
-    root, graph = as_it_is(model) if isinstance(model, fx.GraphModule) else trace(model)
-    drop_variable_arguments(graph)
-    name_nodes(graph)
-    return over(root, graph)
+    if isinstance(model, fx.GraphModule):
+        return over(model, copy.deepcopy(model.graph), {})
+    with stand_ins(model) as originals:
+        return over(model, trace(model, originals), originals)
 
 
-def as_it_is(model: fx.GraphModule) -> tuple[nn.Module, fx.Graph]:
-    return model, copy.deepcopy(model.graph)
-
-
-def trace(model: nn.Module) -> tuple[nn.Module, fx.Graph]:
-    """The graph of a model, and a copy of it over the same weights: tracing runs Python, which may set things."""
-    tensors = [t for module in model.modules() for t in (*module._parameters.values(), *vars(module).values())]
-    root = copy.deepcopy(model, {id(t): t for t in tensors if isinstance(t, Tensor)})
-    buffers = {name: (buffer, buffer._version) for name, buffer in root.named_buffers()}
+def trace(model: nn.Module, originals: dict[Tensor, Tensor]) -> fx.Graph:
+    """The graph of a model whose own tensors are stand-ins."""
     random_numbers = torch.get_rng_state()
     tracer = Tracer()
     try:
-        graph = tracer.trace(root)
+        graph = tracer.trace(model)
     except Exception as error:
         raise ConvertError(explain(model, tracer, error)) from error
     if not torch.equal(random_numbers, torch.get_rng_state()):
@@ -115,17 +109,46 @@ def trace(model: nn.Module) -> tuple[nn.Module, fx.Graph]:
             f"{type(model).__name__} draws random numbers whatever its input is; in a graph they would be the same in "
             f"every frame. Draw numbers like the input (torch.rand_like(x)), or make them an input."
         )
-    for name, buffer in root.named_buffers():
-        if name not in buffers or buffer is not buffers[name][0] or buffer._version != buffers[name][1]:
+    for name, buffer in model.named_buffers():
+        if buffer not in originals or buffer._version:
             raise ConvertError(
                 f"{type(model).__name__} writes into its buffer {name!r}, which would change from frame to frame. "
                 f"Make it an input and an output of the model, or a local copy."
             )
-    return root, graph
+    return graph
 
 
-def over(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
+@contextlib.contextmanager
+def stand_ins(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
+    """Undo in the end what running the model's Python does to its modules: attributes it sets, lists it appends to.
+
+    Meanwhile its tensors that are no parameters are copies; yields which of them stands for which.
+    """
+    kept = [
+        (module, dict(vars(module))) for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
+    ]
+    copies: dict[Tensor, Tensor] = {}
+
+    def stand_in(value: Any) -> Any:
+        if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+            return copies.setdefault(value, value.detach().clone())
+        return copy.copy(value) if type(value) in (list, dict, collections.OrderedDict, set) else value
+
+    for module, attributes in kept:
+        vars(module).update({name: stand_in(value) for name, value in attributes.items()})
+        vars(module)["_buffers"] = {name: stand_in(buffer) for name, buffer in attributes["_buffers"].items()}
+    try:
+        yield {stand_in: original for original, stand_in in copies.items()}
+    finally:
+        for module, attributes in kept:
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def over(root: nn.Module, graph: fx.Graph, originals: dict[Tensor, Tensor]) -> fx.GraphModule:
     """A graph module of its own: the caller's leaf modules under legal names, and parameters over his constants."""
+    drop_variable_arguments(graph)
+    name_nodes(graph)
     result = fx.GraphModule(nn.Module(), fx.Graph(), type(root).__name__)
     result.training = False
     modules = dict(root.named_modules(remove_duplicate=False))
@@ -141,7 +164,7 @@ def over(root: nn.Module, graph: fx.Graph) -> fx.GraphModule:
                 constant = constant_of(root, node)
                 if constant is None:
                     raise ConvertError(f"{node.meta['path']}: the graph reads an attribute that is not a tensor.")
-                place = place_constant(result, target, constant)
+                place = place_constant(result, target, originals.get(constant, constant))
             places[node.op, target] = place
         node.target = places[node.op, target]
     result.graph = graph

@@ -97,9 +97,9 @@ class Checker:
         self, node: DeltaNode, plan: Plan, inputs: Sequence[Any], deltas: list[Delta], values: dict[int, Tensor]
     ) -> None:
         """Rule 3: every stored pixel is within its threshold of what the stored inputs give."""
-        if plan.forced_mask is not None or node.is_random:
-            return
         state = plan.nodes[node.path]
+        if plan.forced_mask is not None or state.random:
+            return
         known = pytree.tree_map(lambda x: values[id(x)] if isinstance(x, Delta) else x, list(inputs))
         for leaf, delta, wanted in zip(state.leaves, deltas, tensors_in(node.dense(*known)), strict=True):
             held = values[id(delta)]

@@ -123,10 +123,6 @@ class DeltaNode(FrameModule):
     def island(self) -> Island | None:
         return self.head if isinstance(self.head, Island) else None
 
-    @property
-    def is_random(self) -> bool:
-        return self.island is not None and self.island.is_random
-
     def forward(self, *inputs: Any) -> Any:
         plan = self.plan
         if plan is None:

@@ -101,7 +101,7 @@ class DenseRun(GraphWalk):
             self.travels[n] = self.note_input(n, module, result)
         elif isinstance(module, DeltaNode):
             draws = random_state(self.plan.stale.device) != numbers
-            self.travels[n] = self.note(n, module, result, draws or module.is_random)
+            self.travels[n] = self.note(n, module, result, draws)
         else:
             self.travels[n] = result
         if isinstance(module, DeltaToDense):

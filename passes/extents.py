@@ -21,7 +21,7 @@ from deltafx.passes.context import constant_of, leaf_module
 
 Extent = tuple[Any, ...]
 Known = dict[fx.Node, Extent]
-NORMALISATIONS = (ops.Norm, ops.LayerNorm)
+CONVERSIONS = (torch.Tensor.to, torch.Tensor.type_as)  # x.to(y) has the shape of x, whatever that of y is
 TURNS = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis")
 
 
@@ -30,14 +30,16 @@ def extents(graph_module: fx.GraphModule) -> Known:
     known: Known = {}
     for node in graph_module.graph.nodes:
         module = leaf_module(graph_module, node)
-        extent = None
-        if node.op == "get_attr":
+        extent: Extent | None = None
+        if node.op == "placeholder" and node.meta.get("rank") is not None:
+            extent = tuple((node, d) for d in range(node.meta["rank"]))
+        elif node.op == "get_attr":
             constant = constant_of(graph_module, node)
             extent = None if constant is None else tuple(constant.shape)
         elif isinstance(module, (DeltaNode, ops.Op)):
             extent = after(module, list(node.args), known)
         elif module is not None:
-            extent = known.get(node.args[0])  # type: ignore[arg-type]  # dense_to_delta, delta_to_dense
+            extent = known.get(node.args[0])  # dense_to_delta, delta_to_dense
         if extent is not None:
             known[node] = extent
     return known
@@ -47,19 +49,19 @@ def after(module: Any, inputs: list[Any], known: Known) -> Extent | None:
     """The extent of an operator's result. The later stages of a fused node do not change that of its head."""
     op = module
     if isinstance(module, DeltaNode):
-        op, inputs = module.head, inputs[: len(module.stages[0].operands)]  # type: ignore[arg-type]
+        op, inputs = module.head, inputs[: len(module.stages[0].operands)]
     if op.input_rank is not None:  # a tensor of which nothing is known gives its dimensions names of its own
         known.setdefault(inputs[0], tuple((inputs[0], d) for d in range(op.input_rank)))
     if isinstance(op, ops.Concat):
         return joined(op, [known.get(part) for part in inputs])
-    if isinstance(op, ops.Pointwise):
+    if isinstance(op, ops.Pointwise) and op.function not in CONVERSIONS:
         return broadcast([known.get(part) for part in inputs])
     source = known.get(inputs[0]) if inputs else None
     if source is None:
         return None
     if isinstance(op, ops.Interpolate):
         return resized(op, inputs, source, known)
-    if isinstance(op, NORMALISATIONS):
+    if isinstance(op, (ops.Norm, ops.LayerNorm, ops.Pointwise)):
         return source
     if len(inputs) > 1:
         return None
@@ -86,24 +88,28 @@ def windowed(op: Any, source: Extent) -> Extent | None:
         return (*source[:2], *(old if new is None else new for old, new in zip(source[2:], size)))
     kernel = tuple_of(call["kernel_size"], op.rank)
     stride = tuple_of(call["stride"], op.rank) if call["stride"] else kernel
-    if call["ceil_mode"] and max(stride) > 1:
-        return None
     dilation, padding = tuple_of(call.get("dilation", 1), op.rank), tuple_of(call["padding"], op.rank)
     excess = [2 * p - d * (k - 1) - 1 for p, d, k in zip(padding, dilation, kernel)]
-    return (*source[:2], *map(moved, source[2:], excess, stride))
+    rounding = "ceil" if call["ceil_mode"] else "floor"
+    return (*source[:2], *(moved(*each, rounding) for each in zip(source[2:], excess, stride)))
 
 
-def moved(size: Any, excess: int, stride: int) -> Any:
-    """One dimension after a window: `floor((size + excess) / stride) + 1`."""
-    if isinstance(size, int):
+def moved(size: Any, excess: int, stride: int, rounding: str = "floor") -> Any:
+    """One dimension after a window: `floor((size + excess) / stride) + 1`, or the same rounded up."""
+    if stride == 1 and (excess == -1 or isinstance(size, int)):
+        return size + excess + 1 if isinstance(size, int) else size
+    if isinstance(size, int) and rounding == "floor":
         return (size + excess) // stride + 1
-    return size if excess == -1 and stride == 1 else ("window", size, excess, stride)
+    return (rounding, size, excess, stride)
 
 
 def rearranged(op: Any, source: Extent) -> Extent | None:
     """The extent after a permutation, or a reduction of whole dimensions: found with a tensor of unlike sizes."""
     sizes = [2 + d for d in range(len(source))]
-    result = op(torch.empty(sizes, device="meta"))
+    try:
+        result = op(torch.empty(sizes, device="meta"))
+    except (IndexError, RuntimeError):
+        return None  # the rank is another one: a convolution was given a tensor without streams
     return tuple(source[size - 2] if size > 1 else 1 for size in result.shape)
 
 
@@ -123,7 +129,7 @@ def joined(op: ops.Concat, parts: list[Extent | None]) -> Extent | None:
     if op.name != "cat" or first is None or any(part is None or len(part) != len(first) for part in parts):
         return None
     dim = op.dim(len(first))
-    columns = list(zip(*parts))  # type: ignore[arg-type]
+    columns = list(zip(*parts))
     if any(len(set(column)) > 1 for d, column in enumerate(columns) if d != dim):
         return None
     lengths = columns[dim]
@@ -157,7 +163,11 @@ def asked(value: Any, known: Known) -> Any:
     if not isinstance(value, fx.Node):
         return value if isinstance(value, int) else None
     source, index = question(value)
-    extent = known.get(source)
+    return picked(known.get(source), index)
+
+
+def picked(extent: Extent | None, index: Any) -> Any:
+    """The entry at an index, or those of a slice; None where there is none."""
     if extent is None or not isinstance(index, (int, slice)):
         return None
     return extent[index] if isinstance(index, slice) or -len(extent) <= index < len(extent) else None

@@ -188,6 +188,8 @@ def borrow(tensor: Tensor) -> nn.Parameter:
 def borrow_module(module: nn.Module) -> nn.Module:
     """A copy of a module that shares the storage of its parameters and nothing else."""
     memo: dict[int, Any] = {id(parameter): borrow(parameter) for parameter in module.parameters()}
+    for part in module.modules():  # such as the weight that a hook computes, which cannot be copied
+        memo |= {id(value): value.detach().clone() for value in vars(part).values() if isinstance(value, Tensor)}
     clone = copy.deepcopy(module, memo)
     for part in clone.modules():
         if hasattr(part, "inplace"):

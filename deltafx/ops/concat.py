@@ -57,7 +57,6 @@ class Concat(FunctionOp):
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
         dim = self.dim(output.dim())
         parts = list(zip(self.tensors(inputs), self.tensors(masks), strict=True))
-        parts = [(value, mask) for value, mask in parts if value.numel()]  # cat ignores tensors of shape (0,)
         shared = [mask for _, mask in parts if mask is not None]
         if all(mask.shape[dim] == 1 for mask in shared) and self.is_channel(dim, parts):
             return union(shared)
@@ -74,7 +73,10 @@ class Concat(FunctionOp):
         return dim == 1 or any(value.shape[dim] > 1 for value, mask in parts if mask is not None)
 
     def refusal(self, inputs: Sequence[Any]) -> str | None:
-        return None if isinstance(self.template(1, "dim", "axis", default=0), int) else "its dimension is computed"
+        if not isinstance(self.template(1, "dim", "axis", default=0), int):
+            return "its dimension is computed"
+        ranks = {part.dim() for part in self.tensors(inputs)}
+        return None if len(ranks) == 1 else "one of its parts is an empty vector"  # which PyTorch leaves out
 
     def mixes_streams(self, inputs: Sequence[Any]) -> bool:
         return self.dim(self.tensors(inputs)[0].dim()) == 0

@@ -132,8 +132,11 @@ class Conv(Op):
         else:
             x = F.pad(x, [p for pair in reversed(self.padding) for p in pair], mode=self.padding_mode)
             padding = (0,) * self.rank
-        convolution = CONVOLUTION[self.rank]
-        return convolution(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        convolution, weight = CONVOLUTION[self.rank], self.weight
+        depthwise = weight.shape[1] == 1 and weight.shape[0] == self.groups > 1  # has kernels of its own
+        if pairs_channels(weight, per_group=weight.shape[1]) and not depthwise:
+            x, weight = one_channel_more(x, x.dim() - self.rank - 1, self.groups), one_channel_more(weight, 1, 1)
+        return convolution(x, weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
         assert masks[0] is not None
@@ -185,6 +188,20 @@ def fold_output(
     folded = weight.detach().double() * scale.view(shape)
     offset = shift if bias is None else bias.detach().double() * scale + shift
     return folded.to(weight.dtype), offset.expand(weight.shape[channel]).to(weight.dtype)
+
+
+def pairs_channels(weight: Tensor, per_group: int) -> bool:
+    """Whether PyTorch's kernel multiplies the next pixel by 0, so that one that is not finite spreads too far.
+
+    Those for bfloat16 on CPUs read channels in pairs; the last of an odd number is paired with what lies behind it.
+    """
+    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and per_group % 2 == 1
+
+
+def one_channel_more(tensor: Tensor, dim: int, groups: int) -> Tensor:
+    """The tensor with a channel of zeros at the end of each group."""
+    by_group = tensor.unflatten(dim, (groups, -1))
+    return F.pad(by_group, [*[0, 0] * (by_group.dim() - dim - 2), 0, 1]).flatten(dim, dim + 1)
 
 
 def constant_weight(weight: Any) -> str | None:

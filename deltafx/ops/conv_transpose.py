@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deltafx.ops.base import Call, Masks, Op, Sample, borrow, pixel_mask, seeded, to_mask, tuple_of
-from deltafx.ops.conv import fold_output
+from deltafx.ops.conv import fold_output, one_channel_more, pairs_channels
 
 TRANSPOSED: dict[int, Callable] = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 
@@ -92,8 +92,12 @@ class ConvTranspose(Op):
         ]
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight
+        if pairs_channels(weight, per_group=weight.shape[0] // self.groups):
+            x = one_channel_more(x, x.dim() - self.rank - 1, self.groups)
+            weight = one_channel_more(weight, 0, self.groups)
         return TRANSPOSED[self.rank](
-            x, self.weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
+            x, weight, self.bias, self.stride, self.padding, self.output_padding, self.groups, self.dilation
         )
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:

@@ -16,8 +16,6 @@ from torch.utils import _pytree as pytree
 
 from deltafx.ops.base import FunctionOp, Masks, Op, borrow_module, everything
 
-RANDOM = ("rand", "bernoulli", "dropout", "normal", "multinomial", "poisson", "exponential", "rrelu")
-
 
 class Island(Op):
     """An operator, module or function of which nothing is known but how to call it."""
@@ -30,7 +28,6 @@ class Island(Op):
         self.name = name
         self.reason = reason
         self.wanted = wanted  # named in `keep_dense`: not worth a comment
-        self.is_random = any(word in name.lower() for word in RANDOM)
 
     def forward(self, *inputs: Any) -> Any:
         return self.dense(*inputs)

@@ -129,11 +129,8 @@ class Reshape(FunctionOp):
     methods = ("view", "reshape", "flatten", "unflatten", "ravel", "view_as", "reshape_as")
 
     def __init__(self, function: Callable, args: Sequence[Any] = (Slot(0),), kwargs: dict[str, Any] | None = None):
-        # `view` refuses some strides; which ones a buffer has is not the model's business.
-        copying: dict[Callable, Callable] = {Tensor.view: Tensor.reshape, Tensor.view_as: Tensor.reshape_as}
-        if not any(isinstance(a, torch.dtype) for a in (*args, *(kwargs or {}).values())):
-            function = copying.get(function, function)
-        super().__init__(function, args, kwargs)
+        copying: dict[Callable, Callable] = {Tensor.view: view, Tensor.view_as: Tensor.reshape_as}
+        super().__init__(copying.get(function, function), args, kwargs)
 
     @staticmethod
     def samples() -> list[Sample]:
@@ -183,6 +180,13 @@ class Reshape(FunctionOp):
 
     def is_linear(self, deltas: Sequence[bool]) -> bool:
         return True
+
+
+def view(x: Tensor, *shape: Any, size: Any = None, dtype: torch.dtype | None = None) -> Tensor:
+    """`x.view` whatever the strides: which ones a buffer has is not the model's business."""
+    if dtype is None and not any(isinstance(part, torch.dtype) for part in shape):
+        return x.reshape(*shape) if size is None else x.reshape(size)
+    return x.view(dtype or shape[0])
 
 
 def expand_like(x: Tensor, other: Any) -> Tensor:

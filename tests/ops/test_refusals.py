@@ -48,6 +48,8 @@ REFUSALS: dict[str, tuple[Callable, str]] = {
     "tensor_split": (lambda x: x.tensor_split(ORDER[:1] + 1, 1), "it is indexed with a tensor"),
     "dtype": (lambda x: x.view(torch.int32), "it changes the dtype"),
     "dtype_keyword": (lambda x: x.view(dtype=torch.int32), "it changes the dtype"),
+    "dtype_of_other": (lambda x: x.view((x > 0).int().dtype), "it changes the dtype"),
+    "empty_part": (lambda x: torch.cat([torch.empty(0), x, x], 1), "one of its parts is an empty vector"),
     "softmax": (lambda x: F.softmax(x, _stacklevel=5), "its dimension is not given"),
     "roll": (lambda x: torch.roll(x, 3), "it rolls the flattened tensor"),
     "roll_keyword": (lambda x: x.roll(shifts=3, dims=()), "it rolls the flattened tensor"),

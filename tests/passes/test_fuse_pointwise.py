@@ -199,6 +199,26 @@ def test_squeeze_excite_residual():
     assert fused(model)["project"] == "conv2d + pointwise"
 
 
+def test_branch_in_channels_last():
+    """A block of ConvNeXt: scaled, and added to what it began with, in one go."""
+
+    def forward(self, x):
+        y = self.stem(x)
+        z = self.down(F.gelu(self.up(self.norm(y.permute(0, 2, 3, 1)))))
+        return self.scale * z.permute(0, 3, 1, 2) + y
+
+    parts = {"stem": conv(), "norm": nn.LayerNorm(3), "up": nn.Linear(3, 5), "down": nn.Linear(5, 3)}
+    assert fused(net(forward, **parts, scale=nn.Parameter(torch.rand(3, 1, 1)))) == {
+        "stem": "conv2d",
+        "permute": "view",
+        "norm": "layernorm",
+        "up": "linear + pointwise",
+        "down": "linear",
+        "permute#2": "view",
+        "mul": "pointwise + pointwise",
+    }
+
+
 def test_feature_pyramid():
     def forward(self, x):
         fine = self.fine(x).relu()
