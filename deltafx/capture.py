@@ -91,7 +91,7 @@ def capture(model: nn.Module) -> fx.GraphModule:
     check_model(model)
     if isinstance(model, fx.GraphModule):
         return over(model, copy.deepcopy(model.graph), {})
-    with stand_ins(model) as originals:
+    with torch.inference_mode(False), stand_ins(model) as originals:
         return over(model, trace(model, originals), originals)
 
 
@@ -124,9 +124,8 @@ def stand_ins(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
 
     Meanwhile its tensors that are no parameters are copies; yields which of them stands for which.
     """
-    kept = [
-        (module, dict(vars(module))) for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)
-    ]
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]
+    kept = [(module, dict(vars(module))) for module in modules]
     copies: dict[Tensor, Tensor] = {}
 
     def stand_in(value: Any) -> Any:
@@ -189,6 +188,11 @@ def check_model(model: Any) -> None:
         raise ConvertError(f"convert takes a torch.nn.Module; got {type(model).__name__}.")
     if isinstance(model, torch.jit.ScriptModule):
         raise ConvertError("convert takes a Python module; a TorchScript module has no fx graph. Pass the original.")
+    if isinstance(model, fx.GraphModule) and type(model.graph._codegen) is not fx.graph.CodeGen:
+        raise ConvertError(
+            "the GraphModule takes its arguments apart before its graph sees them, as those of torch.export and of "
+            "concrete_args do. Pass the module that it was made from."
+        )
     for path, module in model.named_modules():
         if isinstance(module, DeltaGraphModule):
             where = f"its submodule {path!r} is" if path else "it is"

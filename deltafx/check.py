@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from deltafx.delta import Delta
+from deltafx.delta import Delta, deltas_in, tensors_in
 from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.truncation import changed
 
@@ -133,13 +133,3 @@ def drift(tensor: Tensor, delta: Delta) -> Tensor:
         return torch.zeros((), device=tensor.device)
     finite = torch.nan_to_num(tensor.double(), posinf=0, neginf=0)
     return (DRIFT[tensor.dtype] * (1 + finite.square().mean().sqrt())).float()
-
-
-def deltas_in(nest: Any) -> list[Delta]:
-    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Delta)]
-
-
-def tensors_in(nest: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
-
-

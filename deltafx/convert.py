@@ -19,7 +19,7 @@ from deltafx.graph_module import DeltaGraphModule, put_together, record
 from deltafx.measure import relative_error, tensors_of
 from deltafx.node import DeltaNode
 from deltafx.passes import PASSES, Context
-from deltafx.passes.context import constant_of, leaf_module, place_module
+from deltafx.passes.context import constant_of, leaf_module, place_constant, place_module
 from deltafx.runtime import Runtime
 from deltafx.settings import Settings, resolve
 
@@ -95,7 +95,7 @@ def assemble(graph_module: fx.GraphModule, settings: Settings) -> DeltaGraphModu
     """Leave behind what the passes replaced, and give nodes and modules their public names."""
     runtime = Runtime(settings)
     root = put_together({}, {}, [], runtime, {})  # no module takes a name that the result has another use for
-    constants: dict[str, Any] = {}
+    places: dict[Any, str] = {}  # of constants
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     for node in graph_module.graph.nodes:
@@ -107,12 +107,15 @@ def assemble(graph_module: fx.GraphModule, settings: Settings) -> DeltaGraphModu
         if module is not None:
             target = place_module(root, node.meta["path"], module)
         elif node.op == "get_attr":
-            constants[str(target)] = constant_of(graph_module, node)
+            constant = constant_of(graph_module, node)
+            if constant is not None and target not in places:
+                places[target] = place_constant(root, str(target), constant)
+            target = places[target]
         args = fx.node.map_arg((node.args, node.kwargs), copies.__getitem__)
         copies[node] = graph.create_node(node.op, target, *args, name=re.sub(r"\W", "_", node.meta["path"]))
         copies[node].meta = dict(node.meta)
     modules = {name: module for name, module in root.named_children() if module is not runtime}
-    return put_together(modules, constants, record(graph), runtime, {})
+    return put_together(modules, dict(root._parameters), record(graph), runtime, {})
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,3 +71,11 @@ class Delta:
 
     def __len__(self) -> int:
         return self.payload.shape[0]
+
+
+def deltas_in(nest: Any) -> list[Delta]:
+    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Delta)]
+
+
+def tensors_in(nest: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]

@@ -117,7 +117,7 @@ class DeltaNode(FrameModule):
 
     @property
     def operator(self) -> str:
-        return " + ".join(stage.op.name for stage in self.stages)
+        return " + ".join(stage.op.spelling for stage in self.stages)
 
     @property
     def island(self) -> Island | None:

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from deltafx.buffers import bind_buffers
 from deltafx.check import Checker
 from deltafx.errors import FrameError
 from deltafx.plan import Plan, bind_arguments
 from deltafx.settings import Settings
-from deltafx.specialise import bind_buffers, survey
+from deltafx.survey import survey
 
 KEPT_PLANS = 4
 NOISE_FRAMES, NOISE_RATE = 30, 0.8

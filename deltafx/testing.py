@@ -22,8 +22,8 @@ def force_masks(dm: DeltaGraphModule, mask: Tensor) -> Iterator[None]:
 
     For benchmarks: it sets the share of updated pixels whatever the frames show. `mask` is `[H, W]`, or `[N, H, W]` for
     N streams, non-zero where the input counts as changed; it is pooled by adaptive maximum. Windows still dilate, so a
-    node computes its candidates and updates those in the mask; a refresh still updates everything. The first frame after
-    the context is in full.
+    node computes its candidates and updates those in the mask; a refresh still updates everything. The first frame
+    after the context is in full.
     """
     if mask.dim() not in (2, 3):
         raise ValueError(f"force_masks: a mask of shape [H, W] or [N, H, W] is expected; got {tuple(mask.shape)}.")
@@ -137,9 +137,9 @@ class ScaleWeights(fx.Interpreter):
 def fit_batch_norm(module: nn.Module, x: Tensor, gain: float) -> None:
     """No channel is amplified more than about three times as much as the average one."""
     variance, mean = torch.var_mean(x, [0, *range(2, x.dim())])
-    module.running_mean.copy_(mean)  # type: ignore[union-attr, operator]
-    module.running_var.copy_(variance.clamp(min=0.1 * variance.mean()))  # type: ignore[union-attr, operator, arg-type]
-    module.weight.fill_(gain)  # type: ignore[union-attr, operator]
+    module.running_mean.copy_(mean)  # type: ignore[operator]
+    module.running_var.copy_(variance.clamp(min=0.1 * variance.mean()))  # type: ignore[operator, arg-type]
+    module.weight.fill_(gain)  # type: ignore[operator]
 
 
 def residual_ends(graph_module: fx.GraphModule) -> dict[Any, float]:

@@ -90,7 +90,7 @@ def build_operator(
     function = function_of(node)
     name = type(module).__name__ if module is not None else getattr(function, "__name__", str(node.target))
     known = known_operator(graph_module, node, module, function, args, kwargs, inputs)
-    wanted = kept_dense(node, {name, known[0].name} if isinstance(known, tuple) else {name}, context)
+    wanted = kept_dense(node, {name, known[0].name, known[0].spelling} if isinstance(known, tuple) else {name}, context)
     if isinstance(known, tuple) and not wanted:
         return known
     reason = "named in keep_dense" if wanted else str(known)

@@ -1,6 +1,7 @@
 """Random networks of supported operators, for property tests.
 
-A network is a program: each step takes tensors that earlier steps made and adds one. Steps are drawn so that shapes fit.
+A network is a program: each step takes tensors that earlier steps made and adds one. Steps are drawn so that shapes
+fit.
 """
 
 from __future__ import annotations
@@ -187,5 +188,8 @@ def networks(draw, max_steps=9):
             program.append(("unary", module, (source,)))
             shapes.append(result)
     count = draw(st.integers(1, 3))
-    outputs = [len(shapes) - 1, *draw(st.lists(st.integers(0, len(shapes) - 1), min_size=count - 1, max_size=count - 1))]
+    outputs = [
+        len(shapes) - 1,
+        *draw(st.lists(st.integers(0, len(shapes) - 1), min_size=count - 1, max_size=count - 1)),
+    ]
     return Network(program, outputs, inputs).eval(), inputs, shape

@@ -1,5 +1,6 @@
 import collections
 import copy
+import threading
 
 import pytest
 import torch
@@ -81,6 +82,7 @@ def test_stochastic_depth_in_training_mode():
     assert refusal(model).startswith("0 is in training mode")
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 def test_script_module():
     message = refusal(torch.jit.script(nn.Sequential(nn.ReLU()).eval()))
     assert message == "convert takes a Python module; a TorchScript module has no fx graph. Pass the original."
@@ -222,6 +224,56 @@ def test_model_is_left_alone(build):
     copy.deepcopy(model)
 
 
+class Keeper(nn.Module):
+    """Holds what cannot be copied, and functions that hold the module."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.lock = threading.Lock()
+        self.step = lambda x: self.conv(x)
+        self.seen, self.last = [], {}
+
+    def forward(self, x):
+        y = self.step(x)
+        self.seen.append(y)
+        self.last["y"] = y
+        with self.lock:
+            return y * 2
+
+
+def test_attributes_of_the_model_are_left_alone():
+    model = Keeper().eval()
+    converted = deltafx.convert(model)
+    assert model.seen == []
+    assert model.last == {}
+    assert_same(converted, model, frame())
+
+
+def test_model_is_left_alone_when_it_cannot_be_traced():
+    def forward(self, x):
+        self.features = x
+        return x * 2 if x.sum() > 0 else x
+
+    model = net(forward)
+    refusal(model)
+    assert not hasattr(model, "features")
+
+
+def test_in_inference_mode():
+    model = Keeps().eval()
+    with torch.inference_mode():
+        converted = deltafx.convert(model)
+        assert_same(converted, model, frame())
+    assert_same(converted, model, frame())
+
+
+def test_buffers_are_shared():
+    """They are copies only while the model is traced."""
+    model = net(lambda self, x: x * self.scale, scale=torch.rand(3, 1, 1))
+    assert next(capture(model).parameters()).data_ptr() == model.scale.data_ptr()
+
+
 def test_graph_module_is_left_alone():
     model = fx.symbolic_trace(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)).eval())
     before, graph = snapshot(model), str(model.graph)
@@ -265,6 +317,20 @@ def test_graph_module_is_not_traced_again():
     assert paths(captured) == ["block", "scale"]
     assert captured.block is model.block
     assert_same(deltafx.convert(model), model, frame())
+
+
+class TakesDict(nn.Module):
+    def forward(self, frames):
+        return frames["left"] + frames["right"]
+
+
+def test_graph_module_that_takes_its_arguments_apart():
+    apart = fx.symbolic_trace(TakesDict().eval(), concrete_args={"frames": {"left": fx.PH, "right": fx.PH}})
+    exported = torch.export.export(nn.Sequential(nn.ReLU()).eval(), (frame(),)).module()
+    for model in (apart, exported):
+        assert refusal(model).startswith("the GraphModule takes its arguments apart before its graph sees them")
+    left, right = frame(), frame()
+    assert torch.equal(deltafx.convert(TakesDict().eval())({"left": left, "right": right}), left + right)
 
 
 def test_module_given_by_two_names():
@@ -375,8 +441,9 @@ def test_constant_with_the_name_of_a_module():
         def forward(self, x):
             return x + self.embed
 
-    model = net(lambda self, x: self.pos(self.pos_embed(x)), pos=Embedding(), pos_embed=nn.Conv2d(3, 3, 1))
-    assert_same(deltafx.convert(model), model, frame())
+    for forward in (lambda self, x: self.pos(self.pos_embed(x)), lambda self, x: self.pos_embed(self.pos(x))):
+        model = net(forward, pos=Embedding(), pos_embed=nn.Conv2d(3, 3, 1))
+        assert_same(deltafx.convert(model), model, frame())
 
 
 # -- modules of other libraries ---------------------------------------------------------------------------------------

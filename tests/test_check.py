@@ -130,5 +130,5 @@ def test_finds_a_window_without_its_dilation(monkeypatch):
 
     monkeypatch.setattr(Conv, "candidates", undilated)
     dm = deltafx.convert(Network().eval(), options={"check": True})
-    with pytest.raises(CheckError, match="first: .*rule 3"):
+    with pytest.raises(CheckError, match=r"first: .*rule 3"):
         run(dm, clip())

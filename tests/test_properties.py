@@ -18,12 +18,12 @@ EXAMPLES = settings(max_examples=50, deadline=None, derandomize=True, suppress_h
 EVENTS = ("blob", "blob", "pixel", "repeat", "noise", "black", "nan", "reset", "reset stream")
 
 
-
 def converted(model, **options):
     try:
         return deltafx.convert(model, **options)
     except deltafx.ConvertError as error:  # of a network that writes into a view it reads again
-        assert "writes in place" in str(error)
+        if "writes in place" not in str(error):
+            raise
         reject()
 
 
@@ -101,9 +101,7 @@ def test_value_payload_is_independent_of_history(network, events, seed):
 )
 def test_rules_hold_with_thresholds(payload, network, events, seed, threshold, norm, gate):
     model, inputs, shape = network
-    dm = converted(
-        model, payload=payload, threshold=threshold, norm=norm, input_gate=gate, options={"check": True}
-    )
+    dm = converted(model, payload=payload, threshold=threshold, norm=norm, input_gate=gate, options={"check": True})
     for event, frame in play(events, inputs, shape, seed):
         obey(dm, event)
         dm(*frame)  # the checker raises

@@ -28,13 +28,18 @@ T = TypeVar("T")
 class Op(nn.Module):
     """One canonical operator. `forward` is the dense function of the inputs."""
 
-    name: str = ""  # the operator's name in reports and in `keep_dense`
+    name: str = ""  # the operator's, or its family's, name
     locality: str = ""  # pointwise, window, resample, view, concatenation, global, head or island
     module_types: ClassVar[tuple[type[nn.Module], ...]] = ()  # the dense spellings it covers
     functions: ClassVar[tuple[Callable, ...]] = ()
     methods: ClassVar[tuple[str, ...]] = ()
     input_rank: int | None = None  # rank of the first input, where the operator fixes it
     takes_nests: ClassVar[bool] = False  # whether an input may be a tuple or list of tensors
+
+    @property
+    def spelling(self) -> str:
+        """What reports call it: of a family, the member."""
+        return self.name
 
     @classmethod
     def from_module(cls, module: nn.Module) -> Op:

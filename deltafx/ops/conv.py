@@ -132,7 +132,8 @@ class Conv(Op):
         else:
             x = F.pad(x, [p for pair in reversed(self.padding) for p in pair], mode=self.padding_mode)
             padding = (0,) * self.rank
-        convolution, weight = CONVOLUTION[self.rank], self.weight
+        convolution = CONVOLUTION[self.rank]
+        weight: Tensor = self.weight
         depthwise = weight.shape[1] == 1 and weight.shape[0] == self.groups > 1  # has kernels of its own
         if pairs_channels(weight, per_group=weight.shape[1]) and not depthwise:
             x, weight = one_channel_more(x, x.dim() - self.rank - 1, self.groups), one_channel_more(weight, 1, 1)
@@ -202,8 +203,3 @@ def one_channel_more(tensor: Tensor, dim: int, groups: int) -> Tensor:
     """The tensor with a channel of zeros at the end of each group."""
     by_group = tensor.unflatten(dim, (groups, -1))
     return F.pad(by_group, [*[0, 0] * (by_group.dim() - dim - 2), 0, 1]).flatten(dim, dim + 1)
-
-
-def constant_weight(weight: Any) -> str | None:
-    """Why `F.conv*d` or `F.linear` with this weight has no delta form, or None."""
-    return None if isinstance(weight, torch.Tensor) else "its weight is computed from the frame"

@@ -92,7 +92,7 @@ class ConvTranspose(Op):
         ]
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight
+        weight: Tensor = self.weight
         if pairs_channels(weight, per_group=weight.shape[0] // self.groups):
             x = one_channel_more(x, x.dim() - self.rank - 1, self.groups)
             weight = one_channel_more(weight, 0, self.groups)

@@ -69,6 +69,10 @@ class Pointwise(FunctionOp):
     functions = FUNCTIONS
     methods = (*sorted({f.__name__ for f in FUNCTIONS if hasattr(Tensor, f.__name__)}), *CONVERSIONS)
 
+    @property
+    def spelling(self) -> str:
+        return getattr(self.function, "__name__", self.name).strip("_")
+
     @staticmethod
     @seeded
     def samples() -> list[Sample]:
@@ -142,6 +146,10 @@ class Activation(Op):
     def __init__(self, module: nn.Module):
         super().__init__()
         self.module = borrow_module(module)
+
+    @property
+    def spelling(self) -> str:
+        return type(self.module).__name__.lower()
 
     @classmethod
     def from_module(cls, module: nn.Module) -> Activation:

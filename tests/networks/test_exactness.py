@@ -49,7 +49,7 @@ def run(model: nn.Module, frames: list[Tensor]) -> Outputs:
 
 
 def run_in_float64(model: nn.Module, frames: list[Tensor], together: int = 5) -> Outputs:
-    """Several frames in one batch: float64 has no fast convolution, and its dense results do not depend on the batch."""
+    """Several frames in one batch: float64 has no fast convolution, and its results do not depend on the batch."""
     model = copy.deepcopy(model).double()
     outputs: Outputs = []
     for start in range(0, len(frames), together):

@@ -134,7 +134,11 @@ def operators(graph_module: fx.GraphModule) -> dict[str, str]:
     """The operator, or chain of operators, behind the path of every node that computes."""
     modules = {node.meta["path"]: leaf_module(graph_module, node) for node in graph_module.graph.nodes}
     modules = {path: module for path, module in modules.items() if isinstance(module, (DeltaNode, Op))}
-    return {path: module.operator if isinstance(module, DeltaNode) else module.name for path, module in modules.items()}
+    return {path: " + ".join(op.name for op in chain(module)) for path, module in modules.items()}
+
+
+def chain(module: DeltaNode | Op) -> list[Op]:
+    return [stage.op for stage in module.stages] if isinstance(module, DeltaNode) else [module]
 
 
 def node_at(graph_module: fx.GraphModule, path: str) -> fx.Node:

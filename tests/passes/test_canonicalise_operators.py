@@ -112,6 +112,14 @@ def test_module_with_hooks():
     assert_follows(model, clip())
 
 
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_weight_that_a_hook_computes():
+    """Under hooks, that is not a tensor which can be copied."""
+    model = nn.Sequential(torch.nn.utils.weight_norm(nn.Conv2d(3, 4, 1))).eval()
+    model(frame())
+    assert_follows(model, clip())
+
+
 def test_module_with_a_forward_of_its_own():
     conv = nn.Conv2d(3, 3, 1)
     conv.forward = lambda x: x * 2

@@ -1,4 +1,4 @@
-"""Filling a plan: one dense run that looks, and one pass over the graph that gives out the buffers."""
+"""One dense run over the first frame of a shape, which notes all that a plan must know of it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from deltafx.delta import Delta
+from deltafx.delta import Delta, deltas_in, tensors_in
 from deltafx.errors import FrameError
-from deltafx.node import VIEW, DeltaNode, DeltaToDense, DenseToDelta, SliceOf
-from deltafx.ops import Concat
+from deltafx.graph_walk import GraphWalk, storage_of
+from deltafx.node import VIEW, DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.ops.base import everything
 from deltafx.plan import Plan
 from deltafx.state import Leaf, NodeState
@@ -23,45 +23,6 @@ def survey(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]) -> N
     """Note what `plan` must hold for frames like `inputs`, one value for each placeholder; allocates no state."""
     copies = pytree.tree_map_only(Tensor, torch.clone, list(inputs))  # the caller's, whatever a layer does to its input
     DenseRun(graph_module, plan).run(*copies)
-
-
-def bind_buffers(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]) -> None:
-    """Allocate the state of a plan that was surveyed."""
-    BindBuffers(graph_module, plan).run(*inputs)
-
-
-class GraphWalk(fx.Interpreter):
-    """What both passes share: the leaf module behind a node."""
-
-    def __init__(self, graph_module: fx.GraphModule, plan: Plan):
-        super().__init__(graph_module)
-        self.plan = plan
-        self.extra_traceback = False  # errors reach the user as they were raised
-
-    def leaf_module(self, node: Any) -> Any:
-        if isinstance(node, fx.Node) and node.op == "call_module":
-            return self.module.get_submodule(node.target)  # type: ignore[arg-type]
-        return None
-
-    def call_module(self, target: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        return self.module.get_submodule(target).forward(*args, **kwargs)  # without the user's hooks: it is no frame
-
-    def inputs_of(self, node: fx.Node) -> list[Any]:
-        return [self.env[a] if isinstance(a, fx.Node) else a for a in node.args]
-
-    def slice_of(self, node: fx.Node, part: Leaf) -> tuple[fx.Node, NodeState] | None:
-        """The concatenation whose buffer holds this node's output, where shapes and dtypes allow it."""
-        storage = self.leaf_module(node).storage
-        if not isinstance(storage, SliceOf):
-            return None
-        if any(getattr(self.leaf_module(u), "storage", None) == VIEW for u in node.users):
-            return None  # the strides of a slice do not allow every view
-        (user,) = [u for u in node.users if getattr(self.leaf_module(u), "path", None) == storage.path]
-        target = self.plan.nodes[storage.path]
-        whole = target.leaves[0]
-        if target.reason is not None or whole.dtype != part.dtype or len(whole.shape) != len(part.shape):
-            return None
-        return user, target
 
 
 class DenseRun(GraphWalk):
@@ -231,65 +192,8 @@ class DenseRun(GraphWalk):
         return total
 
 
-class BindBuffers(GraphWalk):
-    """Gives every node its buffers. Each node yields the buffers it will hold, so that views are taken of them."""
-
-    def run_node(self, n: fx.Node) -> Any:
-        module = self.leaf_module(n)
-        path = getattr(module, "path", None)
-        if path in self.plan.constants:
-            return self.plan.constants[path]
-        state = self.plan.nodes.get(path)  # type: ignore[arg-type]
-        if state is None or isinstance(module, DeltaToDense):
-            return super().run_node(n)
-        if isinstance(module, DeltaNode):
-            inputs = self.inputs_of(n)
-            if module.storage == VIEW:
-                self.bind_views(state, inputs, tensors_in(module.dense(*inputs)))
-            elif target := self.slice_of(n, state.leaves[0]):
-                concat, whole = target
-                state.leaves[0].value = self.part(concat, concat.args.index(n), whole.leaves[0], state.leaves[0].shape)
-        for leaf in state.leaves:
-            if leaf.value is None:
-                leaf.value = allocate(leaf)
-        joins = isinstance(module, DeltaNode) and type(module.head) is Concat and len(module.stages) == 1
-        if joins and state.reason is None and all(isinstance(x, Tensor) for x in inputs):
-            (leaf,) = state.leaves  # operands that all stand in their places leave nothing to copy
-            leaf.aliased = all(stands_at(x, self.part(n, i, leaf, x.shape)) for i, x in enumerate(inputs))
-        buffers = pytree.tree_map_only(Leaf, lambda leaf: leaf.value, state.nest)
-        if not state.keeps_value:
-            for leaf in state.leaves:
-                leaf.value = None
-        return buffers
-
-    def bind_views(self, state: NodeState, inputs: list[Any], tensors: list[Tensor]) -> None:
-        storages = {storage_of(x) for x in tensors_in(inputs)}
-        for leaf, tensor in zip(state.leaves, tensors, strict=True):
-            leaf.aliased = storage_of(tensor) in storages
-            leaf.value = tensor if leaf.aliased else None
-
-    def part(self, concat: fx.Node, index: int, whole: Leaf, shape: torch.Size) -> Tensor:
-        """The part of a concatenation's buffer from which operand number `index` is read."""
-        if whole.value is None:
-            whole.value = allocate(whole)
-        dim = self.leaf_module(concat).head.dim(len(whole.shape))
-        before = sum(shape[dim] for shape in self.plan.nodes[self.leaf_module(concat).path].operands[:index])
-        return whole.value.narrow(dim, before, shape[dim])
-
-
 def new_leaf(tensor: Tensor) -> Leaf:
     return Leaf(shape=tensor.shape, dtype=tensor.dtype, device=tensor.device, stride=tensor.stride())
-
-
-def allocate(leaf: Leaf) -> Tensor:
-    """A buffer whose dimensions lie in the order in which the dense operator laid out its result."""
-    order = sorted(range(len(leaf.shape)), key=lambda d: (-leaf.stride[d], d))
-    dense = torch.zeros([leaf.shape[d] for d in order], dtype=leaf.dtype, device=leaf.device)
-    return dense.permute([order.index(d) for d in range(len(order))])
-
-
-def stands_at(tensor: Any, place: Tensor) -> bool:
-    return isinstance(tensor, Tensor) and tensor.data_ptr() == place.data_ptr() and tensor.stride() == place.stride()
 
 
 def without_contents(tensor: Tensor, mask: Tensor, difference: bool) -> Delta:
@@ -310,14 +214,6 @@ def bytes_of(kept: Sequence[Tensor | Leaf]) -> int:
     return sum(x.bytes if isinstance(x, Leaf) else x.numel() * x.element_size() for x in kept)
 
 
-def deltas_in(nest: Any) -> list[Delta]:
-    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Delta)]
-
-
-def tensors_in(nest: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(nest) if isinstance(leaf, Tensor)]
-
-
 def version(nest: Any) -> list[int]:
     return [tensor._version for tensor in tensors_in(nest)]
 
@@ -327,8 +223,3 @@ def random_state(device: torch.device) -> list[bytes]:
     if device.type == "cuda":
         states.append(torch.cuda.get_rng_state(device))
     return [state.numpy().tobytes() for state in states]
-
-
-def storage_of(tensor: Tensor | None) -> int:
-    assert tensor is not None
-    return tensor.untyped_storage().data_ptr()

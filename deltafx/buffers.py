@@ -1,0 +1,79 @@
+"""Giving out the buffers of a plan that was surveyed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.utils import _pytree as pytree
+
+from deltafx.delta import tensors_in
+from deltafx.graph_walk import GraphWalk, storage_of
+from deltafx.node import VIEW, DeltaNode, DeltaToDense
+from deltafx.ops import Concat
+from deltafx.plan import Plan
+from deltafx.state import Leaf, NodeState
+
+
+def bind_buffers(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]) -> None:
+    """Allocate the state of a plan that was surveyed."""
+    BindBuffers(graph_module, plan).run(*inputs)
+
+
+class BindBuffers(GraphWalk):
+    """Gives every node its buffers. Each node yields the buffers it will hold, so that views are taken of them."""
+
+    def run_node(self, n: fx.Node) -> Any:
+        module = self.leaf_module(n)
+        path = getattr(module, "path", None)
+        if path in self.plan.constants:
+            return self.plan.constants[path]
+        state = self.plan.nodes.get(path)  # type: ignore[arg-type]
+        if state is None or isinstance(module, DeltaToDense):
+            return super().run_node(n)
+        if isinstance(module, DeltaNode):
+            inputs = self.inputs_of(n)
+            if module.storage == VIEW:
+                self.bind_views(state, inputs, tensors_in(module.dense(*inputs)))
+            elif target := self.slice_of(n, state.leaves[0]):
+                concat, whole = target
+                state.leaves[0].value = self.part(concat, concat.args.index(n), whole.leaves[0], state.leaves[0].shape)
+        for leaf in state.leaves:
+            if leaf.value is None:
+                leaf.value = allocate(leaf)
+        joins = isinstance(module, DeltaNode) and type(module.head) is Concat and len(module.stages) == 1
+        if joins and state.reason is None and all(isinstance(x, Tensor) for x in inputs):
+            (leaf,) = state.leaves  # operands that all stand in their places leave nothing to copy
+            leaf.aliased = all(stands_at(x, self.part(n, i, leaf, x.shape)) for i, x in enumerate(inputs))
+        buffers = pytree.tree_map_only(Leaf, lambda leaf: leaf.value, state.nest)
+        if not state.keeps_value:
+            for leaf in state.leaves:
+                leaf.value = None
+        return buffers
+
+    def bind_views(self, state: NodeState, inputs: list[Any], tensors: list[Tensor]) -> None:
+        storages = {storage_of(x) for x in tensors_in(inputs)}
+        for leaf, tensor in zip(state.leaves, tensors, strict=True):
+            leaf.aliased = storage_of(tensor) in storages
+            leaf.value = tensor if leaf.aliased else None
+
+    def part(self, concat: fx.Node, index: int, whole: Leaf, shape: torch.Size) -> Tensor:
+        """The part of a concatenation's buffer from which operand number `index` is read."""
+        if whole.value is None:
+            whole.value = allocate(whole)
+        dim = self.leaf_module(concat).head.dim(len(whole.shape))
+        before = sum(shape[dim] for shape in self.plan.nodes[self.leaf_module(concat).path].operands[:index])
+        return whole.value.narrow(dim, before, shape[dim])
+
+
+def allocate(leaf: Leaf) -> Tensor:
+    """A buffer whose dimensions lie in the order in which the dense operator laid out its result."""
+    order = sorted(range(len(leaf.shape)), key=lambda d: (-leaf.stride[d], d))
+    dense = torch.zeros([leaf.shape[d] for d in order], dtype=leaf.dtype, device=leaf.device)
+    return dense.permute([order.index(d) for d in range(len(order))])
+
+
+def stands_at(tensor: Any, place: Tensor) -> bool:
+    return isinstance(tensor, Tensor) and tensor.data_ptr() == place.data_ptr() and tensor.stride() == place.stride()
