@@ -33,20 +33,15 @@ class BindBuffers(GraphWalk):
         state = self.plan.nodes.get(path)  # type: ignore[arg-type]
         if state is None or isinstance(module, DeltaToDense):
             return super().run_node(n)
-        if isinstance(module, DeltaNode):
-            inputs = self.inputs_of(n)
-            if module.storage == VIEW:
-                self.bind_views(state, inputs, tensors_in(module.dense(*inputs)))
-            elif target := self.slice_of(n, state.leaves[0]):
-                concat, whole = target
-                state.leaves[0].value = self.part(concat, concat.args.index(n), whole.leaves[0], state.leaves[0].shape)
+        inputs = self.inputs_of(n)
+        if isinstance(module, DeltaNode) and module.storage == VIEW:
+            self.bind_views(state, inputs, tensors_in(module.dense(*inputs)))
         for leaf in state.leaves:
-            if leaf.value is None:
-                leaf.value = allocate(leaf)
+            self.buffer(n, leaf)
         joins = isinstance(module, DeltaNode) and type(module.head) is Concat and len(module.stages) == 1
         if joins and state.reason is None and all(isinstance(x, Tensor) for x in inputs):
             (leaf,) = state.leaves  # operands that all stand in their places leave nothing to copy
-            leaf.aliased = all(stands_at(x, self.part(n, i, leaf, x.shape)) for i, x in enumerate(inputs))
+            leaf.aliased = all(stands_at(x, self.part(n, i, x.shape)) for i, x in enumerate(inputs))
         buffers = pytree.tree_map_only(Leaf, lambda leaf: leaf.value, state.nest)
         if not state.keeps_value:
             for leaf in state.leaves:
@@ -59,13 +54,20 @@ class BindBuffers(GraphWalk):
             leaf.aliased = storage_of(tensor) in storages
             leaf.value = tensor if leaf.aliased else None
 
-    def part(self, concat: fx.Node, index: int, whole: Leaf, shape: torch.Size) -> Tensor:
+    def buffer(self, n: fx.Node, leaf: Leaf) -> Tensor:
+        """An output's buffer: its own, or a part of that of a concatenation, which may be a part of another's."""
+        if leaf.value is None:
+            target = self.slice_of(n, leaf)
+            leaf.value = self.part(target, target.args.index(n), leaf.shape) if target else allocate(leaf)
+        return leaf.value
+
+    def part(self, concat: fx.Node, index: int, shape: torch.Size) -> Tensor:
         """The part of a concatenation's buffer from which operand number `index` is read."""
-        if whole.value is None:
-            whole.value = allocate(whole)
-        dim = self.leaf_module(concat).head.dim(len(whole.shape))
-        before = sum(shape[dim] for shape in self.plan.nodes[self.leaf_module(concat).path].operands[:index])
-        return whole.value.narrow(dim, before, shape[dim])
+        module = self.leaf_module(concat)
+        state = self.plan.nodes[module.path]
+        dim = module.head.dim(len(shape))
+        before = sum(operand[dim] for operand in state.operands[:index])
+        return self.buffer(concat, state.leaves[0]).narrow(dim, before, shape[dim])
 
 
 def allocate(leaf: Leaf) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 
 from deltafx.node import VIEW, SliceOf
 from deltafx.plan import Plan
-from deltafx.state import Leaf, NodeState
+from deltafx.state import Leaf
 
 
 class GraphWalk(fx.Interpreter):
@@ -30,9 +30,9 @@ class GraphWalk(fx.Interpreter):
     def inputs_of(self, node: fx.Node) -> list[Any]:
         return [self.env[a] if isinstance(a, fx.Node) else a for a in node.args]
 
-    def slice_of(self, node: fx.Node, part: Leaf) -> tuple[fx.Node, NodeState] | None:
+    def slice_of(self, node: fx.Node, part: Leaf) -> fx.Node | None:
         """The concatenation whose buffer holds this node's output, where shapes and dtypes allow it."""
-        storage = self.leaf_module(node).storage
+        storage = getattr(self.leaf_module(node), "storage", None)
         if not isinstance(storage, SliceOf):
             return None
         if any(getattr(self.leaf_module(u), "storage", None) == VIEW for u in node.users):
@@ -42,7 +42,7 @@ class GraphWalk(fx.Interpreter):
         whole = target.leaves[0]
         if target.reason is not None or whole.dtype != part.dtype or len(whole.shape) != len(part.shape):
             return None
-        return user, target
+        return user
 
 
 def storage_of(tensor: Tensor | None) -> int:

@@ -138,7 +138,7 @@ def fit_batch_norm(module: nn.Module, x: Tensor, gain: float) -> None:
     """No channel is amplified more than about three times as much as the average one."""
     variance, mean = torch.var_mean(x, [0, *range(2, x.dim())])
     module.running_mean.copy_(mean)  # type: ignore[operator]
-    module.running_var.copy_(variance.clamp(min=0.1 * variance.mean()))  # type: ignore[operator, arg-type]
+    module.running_var.copy_(variance.clamp(min=0.1 * variance.mean()))  # type: ignore[operator]
     module.weight.fill_(gain)  # type: ignore[operator]
 
 

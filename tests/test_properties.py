@@ -14,7 +14,7 @@ from tests.random_network import networks
 from tests.tolerance import TOLERANCE
 
 STREAMS = 2
-EXAMPLES = settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+EXAMPLES = settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 EVENTS = ("blob", "blob", "pixel", "repeat", "noise", "black", "nan", "reset", "reset stream")
 
 

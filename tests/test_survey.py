@@ -266,3 +266,23 @@ def test_older_shapes_make_room(payload):
     assert input_rate(dm) == 0
     dm(frame(size=8))
     assert was_full(dm)
+
+
+def test_nested_concatenations_share_one_buffer():
+    class Nested(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = (nn.Conv2d(3, 4, 3, padding=1) for _ in range(3))
+
+        def forward(self, x):
+            return torch.cat([torch.cat([self.a(x), self.b(x)], 1), self.c(x)], 1)
+
+    dm = deltafx.convert(Nested().eval(), options={"check": True})
+    for seed in range(3):
+        dm(frame(seed))
+    nodes = dm.runtime.plans[0].nodes
+    outer = nodes["cat#2"].leaves[0].value.untyped_storage().data_ptr()
+    for path in ("a", "b", "cat", "c"):
+        assert nodes[path].leaves[0].value.untyped_storage().data_ptr() == outer
+    assert nodes["cat"].leaves[0].aliased
+    assert nodes["cat#2"].leaves[0].aliased

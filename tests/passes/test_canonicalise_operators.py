@@ -189,7 +189,8 @@ def blocks() -> nn.Module:
         ("second.conv#2", ["second.conv#2"]),
         ("Conv2d", ["first.conv", "second.conv", "second.conv#2"]),
         ("conv2d", ["first.conv", "second.conv", "second.conv#2"]),
-        ("relu", ["relu"]),
+        ("ReLU", ["first.act", "second.act", "second.act#2"]),
+        ("relu", ["first.act", "second.act", "second.act#2", "relu"]),
     ],
 )
 def test_keeps_dense(name, dense):
