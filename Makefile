@@ -21,7 +21,7 @@ setup: $(STAMP)  ## make the virtual environment (.venv), once
 
 $(STAMP): setup.py pyproject.toml Makefile
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel ninja $(TORCH)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
 	@touch $@
 

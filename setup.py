@@ -1,8 +1,17 @@
-"""Packaging: maps `passes/` and `models_zoo/` to deltafx.passes and deltafx.models_zoo."""
+"""Packaging: maps `passes/` and `models_zoo/` to deltafx.passes and deltafx.models_zoo, and builds `csrc/`."""
 
+import os
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+try:
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
+except ImportError as error:
+    raise SystemExit(
+        "deltafx compiles against the PyTorch that it will run with, which is not visible here. Install torch first, "
+        "then deltafx with --no-build-isolation."
+    ) from error
 
 MAPPED = ("passes", "models_zoo")  # folders at the top of the tree that are subpackages of deltafx
 
@@ -10,7 +19,18 @@ PACKAGES = find_packages(include=["deltafx", "deltafx.*"])
 PACKAGES += [f"deltafx.{name}" for folder in MAPPED for name in find_packages(include=[folder, f"{folder}.*"])]
 
 DEMO = ["av", "rich", "torchvision"]
-DEV = [*DEMO, "hypothesis", "mypy", "pre-commit", "pytest", "ruff"]
+BENCH = ["rich", "torchvision", "typer"]
+DEV = [*DEMO, *BENCH, "hypothesis", "mypy", "ninja", "pre-commit", "pybind11", "pytest", "ruff"]
+
+# DELTAFX_SANITIZE=1: with the address and undefined-behaviour sanitizers, which stop at the first error.
+SANITIZE = os.environ.get("DELTAFX_SANITIZE") == "1"
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+CPU = CppExtension(
+    "deltafx._cpu",
+    sorted(str(path) for folder in ("cpu", "bindings") for path in Path("csrc", folder).glob("*.cpp")),
+    extra_compile_args=["-O1", "-g", *SANITIZERS] if SANITIZE else ["-O3", "-g0"],
+    extra_link_args=SANITIZERS if SANITIZE else [],
+)
 
 setup(
     name="deltafx",
@@ -24,5 +44,7 @@ setup(
     package_dir={f"deltafx.{folder}": folder for folder in MAPPED},
     package_data={"deltafx": ["py.typed"], "deltafx.models_zoo": ["*.json"]},
     install_requires=["networkx", "numpy", "torch>=2.11"],
-    extras_require={"demo": DEMO, "dev": DEV},
+    extras_require={"bench": BENCH, "demo": DEMO, "dev": DEV},
+    ext_modules=[CPU],
+    cmdclass={"build_ext": BuildExtension},
 )

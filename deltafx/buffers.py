@@ -18,15 +18,40 @@ from deltafx.state import Leaf, NodeState
 
 
 def bind_buffers(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]) -> None:
-    """Allocate the state of a plan that was surveyed."""
-    BindBuffers(graph_module, plan).run(*inputs)
+    """Allocate the state of a plan that was surveyed, then give every node the kernel that works on it."""
+    walk = BindBuffers(graph_module, plan)
+    walk.run(*inputs)
+    for node in graph_module.graph.find_nodes(op="call_module"):
+        module = walk.leaf_module(node)
+        state = plan.nodes.get(module.path)
+        if state is not None:
+            state.bind(module.backend.bind(module, state, fx.node.map_arg(node.args, walk.nests.get), plan))
 
 
 class BindBuffers(GraphWalk):
-    """Gives every node its buffers. Each node yields the buffers it will hold, so that views are taken of them."""
+    """Gives every node its buffers. Each node yields the buffers it will hold, so that views are taken of them.
+
+    `nests` has for each node what its readers are bound to: its output with a Leaf for each tensor that depends on the
+    frame.
+    """
+
+    def __init__(self, graph_module: fx.GraphModule, plan: Plan):
+        super().__init__(graph_module, plan)
+        self.nests: dict[fx.Node, Any] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         module = self.leaf_module(n)
+        result = self.buffers_of(n, module)
+        state = self.plan.nodes.get(module.path) if module is not None else None
+        if state is not None:
+            self.nests[n] = state.nest
+        elif isinstance(module, DeltaNode) and module.path not in self.plan.constants:
+            self.nests[n] = module.dense(*fx.node.map_arg(n.args, self.nests.get))
+        else:
+            self.nests[n] = result
+        return result
+
+    def buffers_of(self, n: fx.Node, module: Any) -> Any:
         path = getattr(module, "path", None)
         if path in self.plan.constants:
             return self.plan.constants[path]
@@ -37,6 +62,7 @@ class BindBuffers(GraphWalk):
         if isinstance(module, DeltaNode) and module.storage == VIEW:
             self.bind_views(state, inputs, tensors_in(module.dense(*inputs)))
         for leaf in state.leaves:
+            leaf.allocate_mask()
             self.buffer(n, leaf)
         joins = isinstance(module, DeltaNode) and type(module.head) is Concat and len(module.stages) == 1
         if joins and state.reason is None and all(isinstance(x, Tensor) for x in inputs):
@@ -58,7 +84,10 @@ class BindBuffers(GraphWalk):
         """An output's buffer: its own, or a part of that of a concatenation, which may be a part of another's."""
         if leaf.value is None:
             target = self.slice_of(n, leaf)
-            leaf.value = self.part(target, target.args.index(n), leaf.shape) if target else allocate(leaf)
+            if target:
+                leaf.value = self.part(target, target.args.index(n), leaf.shape)
+            else:
+                leaf.value = allocate(leaf, self.leaf_module(n).backend.pixel_major)
         return leaf.value
 
     def part(self, concat: fx.Node, index: int, shape: torch.Size) -> Tensor:
@@ -70,9 +99,14 @@ class BindBuffers(GraphWalk):
         return self.buffer(concat, state.leaves[0]).narrow(dim, before, shape[dim])
 
 
-def allocate(leaf: Leaf) -> Tensor:
-    """A buffer whose dimensions lie in the order in which the dense operator laid out its result."""
+def allocate(leaf: Leaf, pixel_major: bool) -> Tensor:
+    """A buffer whose dimensions lie in the order in which the dense operator laid out its result.
+
+    Or, `pixel_major`, first those that tell pixels apart and then the channels, so that a pixel lies in one piece.
+    """
     order = sorted(range(len(leaf.shape)), key=lambda d: (-leaf.stride[d], d))
+    if pixel_major and len(leaf.pixel) == len(leaf.shape):
+        order = sorted(range(len(leaf.shape)), key=lambda d: (leaf.pixel[d] == 1 and leaf.shape[d] != 1, d))
     dense = torch.zeros([leaf.shape[d] for d in order], dtype=leaf.dtype, device=leaf.device)
     return dense.permute([order.index(d) for d in range(len(order))])
 

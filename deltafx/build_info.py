@@ -19,6 +19,16 @@ def build_info() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cuda": torch.version.cuda if torch.cuda.is_available() else "no CUDA device is visible",
+        "cpu": cpu_build(),
         "backends": {name: unavailable(name) or "available" for name in BACKENDS},
         "auto": choose_backend("auto"),
     }
+
+
+def cpu_build() -> dict[str, Any] | str:
+    """The compiler of the CPU kernels and the instruction sets that this processor can run, the fastest first."""
+    if unavailable("cpu"):
+        return "not built"
+    from deltafx import _cpu
+
+    return {"compiler": _cpu.compiler, "instruction_sets": _cpu.instruction_sets}

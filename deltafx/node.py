@@ -61,6 +61,7 @@ class FrameModule(nn.Module):
     def __init__(self, path: str):
         super().__init__()
         self.path = path
+        self.backend: Any = None  # chooses the kernel when a plan is filled
         # Not a submodule: the runtime belongs to the graph module, and all of its leaf modules refer to it.
         self.__dict__["runtime"] = None
 
@@ -109,7 +110,6 @@ class DeltaNode(FrameModule):
         self.truncation: Truncation | None = None
         self.payload = "value"
         self.storage: Storage = OWN
-        self.kernel: Any = None
 
     @property
     def head(self) -> Op:
@@ -127,9 +127,10 @@ class DeltaNode(FrameModule):
         plan = self.plan
         if plan is None:
             return self.dense(*inputs)
-        if self.picks(inputs) or not any(isinstance(leaf, Delta) for leaf in pytree.tree_leaves(inputs)):
+        if self.path not in plan.nodes:
             return plan.constant(self, inputs)
-        result = self.kernel.run(self, plan.begin_node(self.path), inputs, plan)
+        state = plan.begin_node(self.path)
+        result = plan.run(state, state.kernel.run, self, state, inputs, plan)
         if plan.checker is not None:
             plan.checker.note(self, inputs, result)
         return result
@@ -175,14 +176,14 @@ class DenseToDelta(FrameModule):
         self.rank = rank  # of the frame, where the operators that read it tell
         self.gate: Any = None
         self.payload = "value"
-        self.kernel: Any = None
 
     def forward(self, frame: Any) -> Any:
         plan = self.plan
         if plan is None:
             refuse_export()  # torch.export walks over the graph by itself
             return frame
-        result = self.kernel.run_input(self, frame, plan)
+        state = plan.begin_node(self.path)
+        result = plan.run(state, state.kernel.run_input, self, state, frame, plan)
         if plan.checker is not None:
             plan.checker.note(self, [frame], result)
         return result
@@ -196,11 +197,11 @@ class DeltaToDense(FrameModule):
 
     def __init__(self, path: str):
         super().__init__(path)
-        self.kernel: Any = None
 
     def forward(self, result: Any) -> Any:
         plan = self.plan
         if plan is None:
             return result
-        dense = self.kernel.run_output(self, result, plan)
+        state = plan.begin_node(self.path)
+        dense = plan.run(state, state.kernel.run_output, self, state, result, plan)
         return pytree.tree_map_only(Tensor, torch.clone, dense) if plan.copies_outputs else dense

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from deltafx.check import Checker
 from deltafx.errors import FrameError
 from deltafx.gate import InputGate, infer_grey_level
 from deltafx.node import DeltaNode
+from deltafx.settings import Options
 from deltafx.state import Form, Leaf, NodeState
 from deltafx.truncation import Truncation, root_mean_square
 
@@ -25,11 +28,12 @@ class Plan:
     and clears them when it ends, so that whatever interrupts it leaves them set.
     """
 
-    def __init__(self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], copies_outputs: bool):
+    def __init__(self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], options: Options):
         self.leaves = [form_of(leaf) for leaf in leaves]
         self.spec = spec
         self.streams = streams
-        self.copies_outputs = copies_outputs
+        self.copies_outputs = options.copy_outputs
+        self.profiles = options.profile
         self.scales = scales
         self.nodes: dict[str, NodeState] = {}
         self.inputs: list[NodeState] = []  # those of the dense_to_delta nodes
@@ -49,7 +53,9 @@ class Plan:
         self.non_finite = torch.zeros_like(self.stale)
         self.forced_mask: Tensor | None = None
         self.checker: Checker | None = None
+        self._given: Tensor | None = None  # what `forced_mask` was made of, and `_pooled` from it
         self._pooled: dict[tuple[int, ...], Tensor] = {}
+        self.scratch: dict[Any, Any] = {}  # temporaries of the kernels, which live while one node runs
 
     # -- what a frame is matched against ------------------------------------------------------------------------------
 
@@ -75,12 +81,13 @@ class Plan:
         self.full, self.full_next = self.full_next, True
         self.non_finite.fill_(False)
         self.arguments, self._pictured = leaves, None
-        if forced_mask is not None:
-            forced_mask = forced_mask.to(self.stale.device).expand(self.streams, -1, -1)
-        self.forced_mask = forced_mask
+        if forced_mask is not self._given:
+            self._given = forced_mask
+            self._pooled.clear()
+            expand = forced_mask is not None
+            self.forced_mask = forced_mask.to(self.stale.device).expand(self.streams, -1, -1) if expand else None
         if self.checker is not None:
             self.checker.begin()
-        self._pooled.clear()
 
     def end(self) -> None:
         """The frame ran to its end: only streams that met a non-finite difference stay to be refreshed."""
@@ -98,8 +105,7 @@ class Plan:
         self.reset_streams()
         self.counted_frames = self.full_frames = 0
         for node in self.nodes.values():
-            for leaf in node.leaves:
-                leaf.forget_counts()
+            node.forget_counts()
 
     def reset_streams(self, streams: list[int] | None = None) -> None:
         """Refresh some streams, or all, in the next frame."""
@@ -119,6 +125,18 @@ class Plan:
         state.last_frame = self.frame
         return state
 
+    def run(self, state: NodeState, kernel: Callable, *args: Any) -> Any:
+        """A kernel's result; with profiling, the time that it takes is noted."""
+        if not self.profiles:
+            return kernel(*args)
+        start = time.perf_counter()
+        result = kernel(*args)
+        if self.stale.is_cuda:
+            torch.cuda.synchronize(self.stale.device)
+        state.seconds = time.perf_counter() - start
+        state.seconds_sum += state.seconds
+        return result
+
     def constant(self, node: DeltaNode, inputs: Any) -> Any:
         """The value of a node that does not depend on the frame."""
         return self.constants[node.path] if node.path in self.constants else node.dense(*inputs)
@@ -136,20 +154,21 @@ class Plan:
     def withholds(self, node: DeltaNode) -> bool:
         return node.truncation is not None and (node.truncation.threshold.value > 0)
 
-    def threshold(self, path: str, truncation: Truncation, state: NodeState, leaf: Leaf, new: Tensor) -> Tensor | None:
-        """The threshold in units of the tensor, or None for 0; a share is measured on the first picture."""
-        if truncation.threshold.value == 0:
-            return None
-        if truncation.threshold.absolute:
-            return torch.full((), truncation.threshold.value, device=new.device)
-        key = path if state.leaves[0] is leaf else f"{path}[{state.leaves.index(leaf)}]"
+    def threshold(self, state: NodeState, leaf: Leaf, truncation: Truncation) -> float | None:
+        """The threshold in units of the tensor, or None for 0 and while it is not measured."""
+        if truncation.threshold.absolute or truncation.threshold.value == 0:
+            return truncation.threshold.value or None
+        return truncation.threshold.value * self.scales.get(scale_name(state, leaf), 0.0) or None
+
+    def measure(self, state: NodeState, leaf: Leaf, truncation: Truncation, new: Tensor) -> None:
+        """A threshold that is a share is measured once, on the first picture; `new` is the node's whole output."""
+        if truncation.threshold.absolute or truncation.threshold.value == 0:
+            return
+        key = scale_name(state, leaf)
         if key not in self.scales and new.is_floating_point() and self.has_picture():
             scale = root_mean_square(new)
             if scale < float("inf"):
                 self.scales[key] = scale
-        if not self.scales.get(key):
-            return None
-        return torch.full((), truncation.threshold.value * self.scales[key], device=new.device)
 
     def grey_level(self, path: str, gate: InputGate, frame: Tensor) -> float:
         if gate.grey_level is not None:
@@ -211,6 +230,11 @@ class Plan:
         """What the buffers take. Some are parts of others."""
         storages = {t.untyped_storage() for node in self.nodes.values() for t in node.tensors()}
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def scale_name(state: NodeState, leaf: Leaf) -> str:
+    """Under which name the scale of an output is kept; of several outputs, all but the first have a number."""
+    return state.path if state.leaves[0] is leaf else f"{state.path}[{state.leaves.index(leaf)}]"
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from deltafx.errors import unknown_name
 from deltafx.graph_module import DeltaGraphModule, check_converted
 from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.plan import Plan
-from deltafx.state import NodeState
+from deltafx.state import COMPUTED, UPDATED, NodeState
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class NodeReport:
     fused_from: tuple[str, ...]
     kernel: str  # its name, or "dense"
     reason: str | None  # why it is dense
+    note: str | None  # why a compiled backend leaves it to the reference kernel
     threshold: float | None  # in units of the tensor; None where nothing is withheld, or while it is not measured
     update_rate: float | None  # of the last frame
     update_rate_mean: float | None  # since the last reset, its full frame included
@@ -29,6 +30,8 @@ class NodeReport:
     macs_mean: float | None
     macs_dense: int | None
     state_bytes: int | None
+    milliseconds: float | None  # of the last frame, with options={"profile": True}
+    milliseconds_mean: float | None
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Report:
         raise KeyError(unknown_name("node", path, [node.path for node in self.nodes]))
 
     def __str__(self) -> str:
-        head = ("node", "operator", "kernel", "threshold", "updated", "mean", "MMACs", "dense", "state KiB")
+        head = ("node", "operator", "kernel", "threshold", "updated", "mean", "MMACs", "dense", "state KiB", "ms")
         rows = [
             (
                 node.path,
@@ -65,12 +68,16 @@ class Report:
                 number(node.macs, "{:.1f}", 1e-6),
                 number(node.macs_dense, "{:.1f}", 1e-6),
                 number(node.state_bytes, "{:.0f}", 1 / 1024),
+                number(node.milliseconds, "{:.2f}"),
             )
             for node in self.nodes
         ]
-        lines = [table(head, rows), "", *self.summary()]
+        columns = len(head) - (self.totals["milliseconds"] is None)  # times only where there are any
+        lines = [table(head[:columns], [row[:columns] for row in rows]), "", *self.summary()]
         dense = [node for node in self.nodes if node.reason is not None]
         lines += [f"dense: {node.path} ({node.operator}): {node.reason}" for node in dense]
+        slow = [node for node in self.nodes if node.note is not None]
+        lines += [f"reference kernel: {node.path} ({node.operator}): {node.note}" for node in slow]
         return "\n".join(lines)
 
     def summary(self) -> list[str]:
@@ -114,16 +121,19 @@ def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
     state = plan.nodes.get(node.path) if plan else None
     operator = node.operator if isinstance(node, DeltaNode) else "dense_to_delta"
     reason = why_dense(node, state)
-    computed, computed_mean = mean_share(state, "computed")
-    updated, updated_mean = mean_share(state, "updated")
+    computed, computed_mean = mean_share(state, COMPUTED)
+    updated, updated_mean = mean_share(state, UPDATED)
     macs_dense = state.macs if state else None
+    kernel = state.kernel if state else node.backend
+    profiled = plan is not None and state is not None and plan.profiles
     constant = plan is not None and node.path in plan.constants
     return NodeReport(
         path=node.path,
         operator=operator,
         fused_from=node.fused_from if isinstance(node, DeltaNode) else (node.path,),
-        kernel="constant" if constant else "dense" if reason else node.kernel.name,
+        kernel="constant" if constant else "dense" if reason else kernel.name,
         reason=reason,
+        note=None if reason else getattr(kernel, "note", None),
         threshold=threshold_of(node, state, plan),
         update_rate=updated,
         update_rate_mean=updated_mean,
@@ -131,6 +141,8 @@ def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
         macs_mean=macs_dense * computed_mean if macs_dense is not None and computed_mean is not None else None,
         macs_dense=macs_dense,
         state_bytes=sum(t.numel() * t.element_size() for t in state.tensors()) if state else None,
+        milliseconds=1000 * state.seconds if profiled else None,
+        milliseconds_mean=1000 * state.seconds_sum / plan.counted_frames if profiled and plan.counted_frames else None,
     )
 
 
@@ -140,17 +152,16 @@ def why_dense(node: DeltaNode | DenseToDelta, state: NodeState | None) -> str | 
     return state.reason if state else None
 
 
-def mean_share(state: NodeState | None, name: str) -> tuple[float | None, float | None]:
+def mean_share(state: NodeState | None, counted: int) -> tuple[float | None, float | None]:
     """The last and the mean share of a node's pixels, over its outputs. An island computes all of them."""
-    if state is None:
+    shares = [leaf.shares(counted) for leaf in state.leaves] if state else []
+    known = [share for share in shares if share is not None]
+    if state is None or not known:
         return None, None
-    counts = [getattr(leaf, name) for leaf in state.leaves]
-    counts = [count.tolist() for count in counts if count is not None]
-    if not counts:
-        return None, None
-    if name == "computed" and state.dense:
+    if counted == COMPUTED and state.dense:
         return 1.0, 1.0
-    return sum(c[0] for c in counts) / len(counts), sum(c[1] / c[2] for c in counts) / len(counts)
+    last, mean = (sum(column) / len(known) for column in zip(*known, strict=True))
+    return last, mean
 
 
 def threshold_of(node: DeltaNode | DenseToDelta, state: NodeState | None, plan: Plan | None) -> float | None:
@@ -182,6 +193,7 @@ def total(nodes: tuple[NodeReport, ...], plan: Plan | None) -> dict[str, Any]:
         "macs_delta_form": add("macs_dense", delta),
         "state_bytes": plan.bytes if plan else None,
         "predicted_state_bytes": plan.predicted_bytes if plan else None,
+        "milliseconds": add("milliseconds") if plan and plan.profiles else None,
     }
 
 

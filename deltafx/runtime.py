@@ -18,6 +18,7 @@ from deltafx.check import Checker
 from deltafx.errors import FrameError
 from deltafx.plan import Plan, bind_arguments
 from deltafx.settings import Settings
+from deltafx.state import UPDATED_SUM
 from deltafx.survey import survey
 
 KEPT_PLANS = 4
@@ -116,7 +117,7 @@ class Runtime(nn.Module):
         """The plan for these arguments, the most recently used first; a new one if none fits."""
         plan = next((plan for plan in self.plans if plan.fits(leaves, spec)), None)
         if plan is None:
-            plan = Plan(leaves, spec, streams_of(leaves), self.scales, self.settings.options.copy_outputs)
+            plan = Plan(leaves, spec, streams_of(leaves), self.scales, self.settings.options)
             self.survey(graph_module, plan, inputs)
             self.make_room(plan.predicted_bytes)
             bind_buffers(graph_module, plan, inputs)
@@ -198,10 +199,10 @@ class Runtime(nn.Module):
         """Once, in exact mode: a camera whose noise changes every pixel saves nothing."""
         if self.warned_of_noise or not self.settings.is_exact or plan.counted_frames != NOISE_FRAMES:
             return
-        inputs = [leaf.updated for node in plan.inputs for leaf in node.leaves if leaf.updated is not None]
-        # What a refresh updates is not the camera's doing.
-        counted = plan.counted_frames - plan.full_frames
-        rates = [(total[1].item() - plan.full_frames) / counted for total in inputs if counted]
+        counted = plan.counted_frames - plan.full_frames  # what a refresh updates is not the camera's doing
+        leaves = [leaf for node in plan.inputs for leaf in node.leaves]
+        updated = [leaf.tally[UPDATED_SUM].item() / leaf.pixels for leaf in leaves]
+        rates = [(frames - plan.full_frames) / counted for frames in updated if counted]
         if rates and max(rates) > NOISE_RATE:
             self.warned_of_noise = True
             warnings.warn(

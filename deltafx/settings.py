@@ -10,6 +10,7 @@ from deltafx.errors import ConvertError, unknown_name
 from deltafx.gate import InputGate
 from deltafx.truncation import NORMS, Threshold, is_number
 
+ISAS = ("avx512", "avx2", "portable")
 PAYLOADS = ("value", "difference")
 NO_THRESHOLD = Threshold(0.0)
 
@@ -35,11 +36,18 @@ class Options:
 
     check: verify the design's rules at every node after every frame (slow; for tests and bug hunts).
     copy_outputs: return tensors of the caller's own; False gives views that hold until the next frame.
+    dense_switch: on the CPU, run a layer densely in a frame that changes so much of it that this is faster. Off, the
+        result does not depend on the frames before, bit for bit.
+    isa: the CPU's instruction set: "avx512", "avx2" or "portable"; None takes the best that it has.
+    profile: note the time of every node, for `report`.
     max_state_bytes: refuse frames whose state would take more; the shapes used longest ago make room first.
     """
 
     check: bool = False
     copy_outputs: bool = True
+    dense_switch: bool = True
+    isa: str | None = None
+    profile: bool = False
     max_state_bytes: int | None = None
 
 
@@ -95,6 +103,8 @@ def to_options(options: Any) -> Options:
         if isinstance(known[name].default, bool) and not isinstance(value, bool):
             raise ConvertError(f"option {name!r}: True or False is expected; got {value!r}.")
     result = Options(**options)
+    if result.isa is not None:
+        one_of("instruction set in option 'isa'", result.isa, ISAS)
     limit = result.max_state_bytes
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise ConvertError(f"option 'max_state_bytes': a number of bytes, 1 or more, is expected; got {limit!r}.")

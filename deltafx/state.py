@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from deltafx.delta import Delta
+
+# What a tally counts, in pixels: those of the last frame, and their sums since the last reset; and frames since then.
+COMPUTED, UPDATED, COMPUTED_SUM, UPDATED_SUM, FRAMES = range(5)
 
 
 @dataclass(frozen=True)
@@ -34,13 +40,14 @@ class Leaf:
     dtype: torch.dtype
     device: torch.device
     stride: tuple[int, ...]
+    pixel: tuple[int, ...] = ()  # the shape of the mask
     value: Tensor | None = None
-    mask: Tensor | None = None
     aliased: bool = False
-    threshold: Tensor | None = None  # of the last frame, in units of the tensor; None: 0
-    # float64 [3], on the device: share of the pixels in the last frame, and since the last reset its sum and its count
-    computed: Tensor | None = None
-    updated: Tensor | None = None
+    threshold: float | None = None  # of the last frame, in units of the tensor; None: 0
+
+    def __post_init__(self) -> None:
+        self.mask = torch.empty(0, dtype=torch.uint8)  # until `allocate_mask`
+        self.tally = torch.zeros(5, dtype=torch.int64)
 
     @property
     def form(self) -> Form:
@@ -50,19 +57,39 @@ class Leaf:
     def bytes(self) -> int:
         return self.shape.numel() * self.dtype.itemsize
 
-    def count(self, candidates: Tensor, update: Tensor) -> None:
-        for name, mask in (("computed", candidates), ("updated", update)):
-            share = mask.to(torch.float32).mean().double()
-            total = getattr(self, name)
-            if total is None:
-                setattr(self, name, torch.stack([share, share, torch.ones_like(share)]))
-            else:
-                total[0] = share
-                total[1] += share
-                total[2] += 1
+    @property
+    def pixels(self) -> int:
+        return math.prod(self.pixel)
 
-    def forget_counts(self) -> None:
-        self.computed = self.updated = None
+    @property
+    def delta(self) -> Delta:
+        """What a node with `value` payload sends: always the same tensors."""
+        return Delta(self.mask, value=self.value)
+
+    def allocate_mask(self) -> None:
+        self.mask = torch.zeros(self.pixel, dtype=torch.uint8, device=self.device)
+        self.tally = self.tally.to(self.device)
+
+    def decide(self, candidates: Tensor, update: Tensor) -> None:
+        """Take note of this frame's masks: which pixels were computed, and which of them are propagated."""
+        self.mask.copy_(update)
+        counts = [mask.sum() * (self.pixels // mask.numel()) for mask in (candidates, update)]
+        self.tally[:COMPUTED_SUM] = torch.stack(counts)
+        self.tally[COMPUTED_SUM:FRAMES] += self.tally[:COMPUTED_SUM]
+        self.tally[FRAMES] += 1
+
+    def rest(self) -> None:
+        """A frame in which nothing was computed."""
+        self.mask.zero_()
+        self.tally[:COMPUTED_SUM] = 0
+        self.tally[FRAMES] += 1
+
+    def shares(self, last: int) -> tuple[float, float] | None:
+        """The share of pixels computed or updated (`last`) in the last frame, and its mean; None before the first."""
+        tally = self.tally.tolist()
+        if not tally[FRAMES]:
+            return None
+        return tally[last] / self.pixels, tally[last + COMPUTED_SUM] / (self.pixels * tally[FRAMES])
 
 
 @dataclass(eq=False)
@@ -84,9 +111,23 @@ class NodeState:
     offset: Any = None  # the linear stages' result for zero inputs: their bias
     last_frame: int = -1
     rows: Tensor | None = None  # this frame's refresh flags, [N] or [] for a node that is not aligned
+    kernel: Any = None
+    deltas: Any = None  # what it sends with `value` payload: `nest` with the Delta of each Leaf
+    seconds: float = 0.0  # of the last frame and, in `seconds_sum`, since the last reset; where profiling is on
+    seconds_sum: float = 0.0
 
     def __post_init__(self) -> None:
         self.leaves = [leaf for leaf in tree_leaves(self.nest) if isinstance(leaf, Leaf)]
+
+    def bind(self, kernel: Any) -> None:
+        """All buffers are there: this is the kernel that works on them."""
+        self.kernel = kernel
+        self.deltas = tree_map_only(Leaf, lambda leaf: leaf.delta, self.nest)
+
+    def forget_counts(self) -> None:
+        self.seconds_sum = 0.0
+        for leaf in self.leaves:
+            leaf.tally.zero_()
 
     def refresh(self, rank: int) -> Tensor:
         """This frame's refresh flags as a mask that broadcasts against an output of the given rank."""
@@ -96,6 +137,6 @@ class NodeState:
     def tensors(self) -> Sequence[Tensor]:
         """Every buffer the node owns."""
         own = [leaf.value for leaf in self.leaves if leaf.value is not None and not leaf.aliased]
-        masks = [leaf.mask for leaf in self.leaves if leaf.mask is not None]
+        masks = [leaf.mask for leaf in self.leaves]
         offset = [t for t in tree_leaves(self.offset) if isinstance(t, Tensor)]
         return [*own, *masks, *self.accumulated.values(), *offset]

@@ -93,6 +93,7 @@ class DenseRun(GraphWalk):
             return without_contents(x, mask, streams and sends_difference(module, x))
 
         sent = pytree.tree_map_only(Tensor, enters, frame)
+        note_pixels(state, sent)
         masks = [delta.mask for delta in deltas_in(sent) if self.plan.has_streams(delta.shape)]
         state.predicted_bytes = bytes_of([*state.leaves, *masks])
         return sent
@@ -170,6 +171,7 @@ class DenseRun(GraphWalk):
             without_contents(x, mask, sends_difference(node, x)) if isinstance(x, Tensor) else x
             for x, mask in zip(pieces, pytree.tree_leaves(rule), strict=True)
         ]
+        note_pixels(state, sent)
         kept: list[Any] = [delta.mask for delta in deltas_in(sent)]
         if state.linear:
             chain = tensors_in(node.dense_stages(inputs, 0, state.linear))
@@ -194,6 +196,11 @@ class DenseRun(GraphWalk):
 
 def new_leaf(tensor: Tensor) -> Leaf:
     return Leaf(shape=tensor.shape, dtype=tensor.dtype, device=tensor.device, stride=tensor.stride())
+
+
+def note_pixels(state: NodeState, sent: Any) -> None:
+    for leaf, delta in zip(state.leaves, deltas_in(sent), strict=True):
+        leaf.pixel = tuple(delta.mask.shape)
 
 
 def without_contents(tensor: Tensor, mask: Tensor, difference: bool) -> Delta:

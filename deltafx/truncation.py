@@ -48,7 +48,7 @@ class Truncation:
     norm: str = "rms"
 
 
-def changed(new: Tensor, old: Tensor, pixel: Sequence[int], threshold: Tensor | None, norm: str) -> Tensor:
+def changed(new: Tensor, old: Tensor, pixel: Sequence[int], threshold: float | Tensor | None, norm: str) -> Tensor:
     """The mask of pixels that differ by more than `threshold` (None: at all).
 
     `pixel` is the shape of a mask of these tensors: 1 in their channel dimensions. A pixel counts as changed unless it

@@ -72,9 +72,9 @@ def test_finds_a_mask_that_is_too_small(payload, monkeypatch):
 
 
 def test_finds_a_stale_write(monkeypatch):
-    def forgetful(payload, state, leaf, new, update, plan):
+    def forgetful(payload, state, leaf, new, plan):
         kept = leaf.value.clone()
-        delta = emit(payload, state, leaf, new, update, plan)
+        delta = emit(payload, state, leaf, new, plan)
         if state.path == "second" and plan.frame == 3:
             leaf.value.copy_(kept)
         return delta

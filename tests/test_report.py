@@ -11,11 +11,11 @@ from tests.small import PAYLOADS, frame, small, touched
 
 COLUMNS = {
     "path", "operator", "fused_from", "kernel", "reason", "threshold", "update_rate", "update_rate_mean", "macs",
-    "macs_mean", "macs_dense", "state_bytes",
+    "macs_mean", "macs_dense", "state_bytes", "note", "milliseconds", "milliseconds_mean",
 }  # fmt: skip
 TOTALS = {
     "nodes", "delta_nodes", "dense_nodes", "macs", "macs_mean", "macs_dense", "macs_delta_form", "state_bytes",
-    "predicted_state_bytes",
+    "predicted_state_bytes", "milliseconds",
 }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import deltafx
+from deltafx.backends.reference import ReferenceBackend, ReferenceKernel
 from tests.small import PAYLOADS, dense, frame, input_rate, small, touched
 
 
@@ -84,22 +85,25 @@ def test_of_two_wrong_nodes_the_first_is_named(payload):
 def test_a_state_that_goes_wrong_later_is_found_in_its_frame(payload):
     model = chain()
     dm = deltafx.convert(model, payload=payload)
-    kernel = dm.c.kernel
 
-    class Forgets:
+    class Forgets(ReferenceKernel):
         """Misses every change of the third frame."""
 
         frames = 0
 
         def run(self, node, state, inputs, plan):
             self.frames += 1
-            delta = kernel.run(node, state, inputs, plan)
+            delta = super().run(node, state, inputs, plan)
             if self.frames == 3:
                 delta.mask.zero_()
                 delta.payload.zero_()
             return delta
 
-    dm.c.kernel = Forgets()
+    class Backend(ReferenceBackend):
+        def bind(self, node, state, inputs, plan):
+            return Forgets()
+
+    dm.c.backend = Backend()
     result = deltafx.verify(model, dm, clip())
     assert (result.node, result.frame) == ("c", 2)
 

@@ -1,17 +1,40 @@
-"""Where the rewritten graph runs. A backend gives every node its kernel."""
+"""Where the rewritten graph runs. A backend gives every node its kernel when the shapes are known."""
 
 from __future__ import annotations
 
-from deltafx.backends.reference import ReferenceKernel
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from deltafx.backends.reference import ReferenceBackend
 from deltafx.errors import ConvertError, unknown_name
 
-# Compiled backends are named here before they exist, so that asking for one gives a reason instead of a typo hint.
+if TYPE_CHECKING:
+    from deltafx.plan import Plan
+    from deltafx.settings import Settings
+    from deltafx.state import NodeState
+
+# The CUDA backend is named here before it exists, so that asking for it gives a reason instead of a typo hint.
 BACKENDS = ("reference", "cpu", "cuda")
+
+
+class Backend(Protocol):
+    """What `lower` gives to the nodes."""
+
+    name: str
+    pixel_major: bool  # buffers lie pixel by pixel, whatever the dense operators do
+
+    def bind(self, node: Any, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
+        """The kernel of a node: an object with `name`, `note`, `exact`, and `run`, `run_input` or `run_output`.
+
+        All buffers are there. `inputs` has a `Leaf` for each tensor that depends on the frame.
+        """
 
 
 def unavailable(name: str) -> str | None:
     """Why a backend cannot be used, or None."""
-    if name == "reference":
+    if name == "reference" or (name == "cpu" and importlib.util.find_spec("deltafx._cpu")):
         return None
     return f"the {name} kernels are not part of this build"
 
@@ -28,6 +51,8 @@ def choose_backend(name: str) -> str:
     return name
 
 
-def kernel_for(backend: str) -> ReferenceKernel:
-    assert backend == "reference"
-    return ReferenceKernel()
+def backend_for(settings: Settings) -> Backend:
+    if settings.backend == "reference":
+        return ReferenceBackend()
+    cpu = importlib.import_module("deltafx.backends.cpu")  # which loads the compiled module
+    return cpu.CpuBackend.choose(settings.options.isa, settings.options.dense_switch)

@@ -7,7 +7,8 @@ It saves no time. It is what the compiled backends are tested against, and what 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,13 +24,25 @@ if TYPE_CHECKING:
     from deltafx.plan import Plan
 
 
+@dataclass(frozen=True)
+class ReferenceBackend:
+    """Gives every node the same kernel."""
+
+    name: ClassVar[str] = "reference"
+    pixel_major: ClassVar[bool] = False  # buffers lie as the dense operators lay out their results
+
+    def bind(self, node: Any, state: NodeState, inputs: Sequence[Any], plan: Plan) -> ReferenceKernel:
+        return ReferenceKernel()
+
+
 class ReferenceKernel:
     """Runs any node."""
 
     name = "reference"
+    note: str | None = None  # why a compiled backend uses it
+    exact = True  # computes what the dense operator does, bit for bit
 
-    def run_input(self, node: DenseToDelta, frame: Any, plan: Plan) -> Any:
-        state = plan.begin_node(node.path)
+    def run_input(self, node: DenseToDelta, state: NodeState, frame: Any, plan: Plan) -> Any:
         pieces, spec = pytree.tree_flatten(frame)
         tensors = iter(state.leaves)
         return pytree.tree_unflatten(
@@ -40,8 +53,9 @@ class ReferenceKernel:
         assert leaf.value is not None
         if not plan.has_streams(leaf.shape):  # one tensor for all streams: a change of it refreshes everything
             mask = plan.full_refresh().to(torch.uint8).expand([1] * frame.dim())
+            leaf.decide(mask, mask)
             leaf.value.copy_(frame)
-            return Delta(mask.contiguous(), value=leaf.value)
+            return leaf.delta
         pixel = [1 if d == 1 else size for d, size in enumerate(frame.shape)]
         candidates = torch.ones(pixel, dtype=torch.uint8, device=frame.device)
         forced = plan.forced(candidates)
@@ -53,8 +67,8 @@ class ReferenceKernel:
         else:
             update = changed(frame, leaf.value, pixel, None, "max")
         update = update | state.refresh(frame.dim())
-        leaf.count(candidates, update)
-        return emit(node.payload, state, leaf, frame, update, plan)
+        leaf.decide(candidates, update)
+        return emit(node.payload, state, leaf, frame, plan)
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         masks = pytree.tree_map(lambda leaf: leaf.mask if isinstance(leaf, Delta) else None, list(inputs))
@@ -79,8 +93,8 @@ class ReferenceKernel:
                 next(mask_of)
                 continue
             leaf, candidates = next(tensors), next(mask_of)
-            update = self._decide(node, state, leaf, piece, candidates, plan)
-            outputs.append(emit(node.payload, state, leaf, piece, update, plan))
+            self._decide(node, state, leaf, piece, candidates, plan)
+            outputs.append(emit(node.payload, state, leaf, piece, plan))
         return pytree.tree_unflatten(outputs, spec)
 
     def _candidates(
@@ -94,7 +108,7 @@ class ReferenceKernel:
 
     def _decide(
         self, node: DeltaNode, state: NodeState, leaf: Leaf, new: Tensor, candidates: Tensor, plan: Plan
-    ) -> Tensor:
+    ) -> None:
         """Truncation: from the pixels that can have changed to those that are propagated."""
         update = candidates
         refresh = state.refresh(new.dim())
@@ -102,12 +116,11 @@ class ReferenceKernel:
             forced = plan.forced(candidates)
             if forced is None:
                 assert leaf.value is not None
-                leaf.threshold = plan.threshold(node.path, node.truncation, state, leaf, new)
+                plan.measure(state, leaf, node.truncation, new)
+                leaf.threshold = plan.threshold(state, leaf, node.truncation)
                 forced = changed(new, leaf.value, candidates.shape, leaf.threshold, node.truncation.norm)
             update = update & forced
-        update = update | refresh
-        leaf.count(candidates | refresh, update)
-        return update
+        leaf.decide(candidates | refresh, update | refresh)
 
     def _run_difference(
         self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], masks: Sequence[Any], plan: Plan
@@ -122,10 +135,9 @@ class ReferenceKernel:
             outputs = []
             for leaf, piece, candidates in zip(state.leaves, pieces, rule, strict=True):
                 update = candidates | state.refresh(piece.dim())
-                leaf.count(update, update)
-                leaf.mask = update.contiguous()
+                leaf.decide(update, update)
                 fresh = state.refresh(piece.dim()).bool()
-                outputs.append(Delta(leaf.mask, difference=torch.where(update.bool(), piece, 0), fresh=fresh))
+                outputs.append(Delta(leaf.mask, difference=torch.where(leaf.mask.bool(), piece, 0), fresh=fresh))
                 plan.flag_non_finite(piece, state)
             return pytree.tree_unflatten(outputs, spec)
 
@@ -167,17 +179,15 @@ class ReferenceKernel:
                 )
         return pytree.tree_unflatten(pieces, spec)
 
-    def run_output(self, node: DeltaToDense, result: Any, plan: Plan) -> Any:
-        state = plan.begin_node(node.path)
+    def run_output(self, node: DeltaToDense, state: NodeState, result: Any, plan: Plan) -> Any:
         pieces, spec = pytree.tree_flatten(result)
         return pytree.tree_unflatten([self._read(state, i, piece) for i, piece in enumerate(pieces)], spec)
 
 
-def emit(payload: str, state: NodeState, leaf: Leaf, new: Tensor, update: Tensor, plan: Plan) -> Delta:
+def emit(payload: str, state: NodeState, leaf: Leaf, new: Tensor, plan: Plan) -> Delta:
     """Write what is propagated into the buffer and send it on."""
-    old = leaf.value
+    old, update = leaf.value, leaf.mask
     assert old is not None
-    leaf.mask = update.contiguous()
     if payload == "difference" and new.is_floating_point():
         fresh = state.refresh(new.dim()).bool()
         difference = torch.where(update.bool(), new - torch.where(fresh, 0, old), 0)
@@ -186,4 +196,4 @@ def emit(payload: str, state: NodeState, leaf: Leaf, new: Tensor, update: Tensor
         return Delta(leaf.mask, difference=difference, fresh=fresh)
     if not leaf.aliased:
         old.copy_(torch.where(update.bool(), new, old))
-    return Delta(leaf.mask, value=old)
+    return leaf.delta

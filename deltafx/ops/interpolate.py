@@ -83,17 +83,21 @@ class Interpolate(FunctionOp):
         call = self.arguments(inputs)
         before, after = inputs[0].shape[2:], output.shape[2:]
         mask = pixel_mask(masks[0], inputs[0].shape, channels=(1,))
-        scales = call["scale_factor"]
-        if scales is None or call["recompute_scale_factor"]:
-            scales = [None] * len(before)
-        elif not isinstance(scales, (tuple, list)):
-            scales = [scales] * len(before)
         options = (call["mode"], call["align_corners"], call["antialias"], len(before), mask.device)
+        scales = self.scales(call, len(before))
         for dim, (size, new, scale) in enumerate(zip(before, after, scales, strict=True), start=2):
             first, last = axis_footprint(size, new, scale, *options)
             set_before = F.pad(mask.movedim(dim, -1).cumsum(-1), (1, 0))  # how many pixels are set before each one
             mask = (set_before[..., last + 1] > set_before[..., first]).to(torch.uint8).movedim(-1, dim)
         return mask
+
+    @staticmethod
+    def scales(call: dict[str, Any], rank: int) -> Sequence[float | None]:
+        """The scale of each axis that PyTorch computes positions with; None where it takes the ratio of the sizes."""
+        scales = call["scale_factor"]
+        if scales is None or call["recompute_scale_factor"]:
+            return [None] * rank
+        return scales if isinstance(scales, (tuple, list)) else [scales] * rank
 
     def refusal(self, inputs: Sequence[Any]) -> str | None:
         if self.arguments(inputs)["antialias"] and 1 in (inputs[0].shape[-1], self(*inputs).shape[-1]):
@@ -109,7 +113,35 @@ def axis_footprint(
     size: int, new: int, scale: float | None, mode: str, align_corners: bool | None, antialias: bool, rank: int,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The first and the last input position, `[new]` each, that the output positions of one axis read.
+    """The first and the last input position, `[new]` each, that the output positions of one axis read."""
+    first = torch.full((new,), size, device=device)
+    last = torch.full((new,), -1, device=device)
+    for positions in torch.arange(size, device=device).split(64):  # as channels of one tensor, but not all at once
+        out = resample_axis(positions, float("nan"), size, new, scale, mode, align_corners, antialias, rank)
+        read, numbers = out.isnan(), positions.unsqueeze(1)
+        first = torch.minimum(first, torch.where(read, numbers, size).amin(0))
+        last = torch.maximum(last, torch.where(read, numbers, -1).amax(0))
+    return first, last
+
+
+@functools.lru_cache(maxsize=256)
+def axis_weights(
+    size: int, new: int, scale: float | None, mode: str, align_corners: bool | None, antialias: bool, rank: int,
+    device: torch.device,
+) -> Tensor:  # fmt: skip
+    """The weight `[new, size]` of each input position in each output position of one axis."""
+    parts = [
+        resample_axis(positions, 1.0, size, new, scale, mode, align_corners, antialias, rank)
+        for positions in torch.arange(size, device=device).split(64)
+    ]
+    return torch.cat(parts).t().contiguous()
+
+
+def resample_axis(
+    positions: Tensor, value: float, size: int, new: int, scale: float | None, mode: str, align_corners: bool | None,
+    antialias: bool, rank: int,
+) -> Tensor:  # fmt: skip
+    """What becomes of `value` at each of some positions of one axis, and 0 elsewhere: `[positions, new]`.
 
     `rank` is the number of axes, because kernels of another rank round `scale` otherwise. The others grow from 2 to 3:
     where no axis changes, some kernels copy, and do not read the neighbour that they would otherwise give weight 0.
@@ -118,13 +150,7 @@ def axis_footprint(
     target: dict[str, Any] = {"size": [new, *[3] * others]}
     if scale is not None:
         target = {"scale_factor": [scale, *[1.5] * others]}
-    first = torch.full((new,), size, device=device)
-    last = torch.full((new,), -1, device=device)
-    for positions in torch.arange(size, device=device).split(64):  # as channels of one tensor, but not all at once
-        probes = torch.zeros(1, len(positions), size, *[2] * others, device=device)
-        probes[0, range(len(positions)), positions] = float("nan")
-        out = F.interpolate(probes, mode=mode, align_corners=align_corners, antialias=antialias, **target)
-        read, numbers = out.isnan().view(len(positions), new, -1)[..., 0], positions.unsqueeze(1)
-        first = torch.minimum(first, torch.where(read, numbers, size).amin(0))
-        last = torch.maximum(last, torch.where(read, numbers, -1).amax(0))
-    return first, last
+    probes = torch.zeros(1, len(positions), size, *[2] * others, device=positions.device)
+    probes[0, range(len(positions)), positions] = value
+    out = F.interpolate(probes, mode=mode, align_corners=align_corners, antialias=antialias, **target)
+    return out.view(len(positions), new, -1)[..., 0]

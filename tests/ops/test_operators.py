@@ -15,6 +15,7 @@ import deltafx
 from deltafx.node import DeltaNode, DeltaToDense
 from deltafx.ops import OPERATORS, BatchNorm
 from deltafx.ops.base import Call, Sample
+from deltafx.state import COMPUTED
 from tests.tolerance import TOLERANCE
 
 SAMPLES = {f"{operator.__name__}-{sample.name}": sample for operator in OPERATORS for sample in operator.samples()}
@@ -161,7 +162,7 @@ def test_one_pixel_reaches_what_it_can_change(name: str) -> None:
                 reached = [r | ~same(a, b) for r, a, b in zip(reached, base, run(model, frame), strict=True)]
                 run(dm, frame)
                 masks = [mask | leaf.mask for mask, leaf in zip(masks, leaves, strict=True)]
-                shares = [max(s, leaf.computed[0].item()) for s, leaf in zip(shares, leaves, strict=True)]
+                shares = [max(s, leaf.shares(COMPUTED)[0]) for s, leaf in zip(shares, leaves, strict=True)]
             for mask, change, share in zip(masks, reached, shares, strict=True):
                 assert not (change & ~mask.bool()).any(), "mask too small"
                 if name not in LARGER:

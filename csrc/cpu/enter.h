@@ -1,0 +1,170 @@
+// dense_to_delta: which pixels of a frame changed, and taking those over.
+//
+// Exact: a pixel passes if any channel is not equal to what was propagated last. Gated with window 1: if the largest
+// change of its channels exceeds the threshold; with a larger window: if the change's mean over channels and window
+// does. What passes is dilated. Reads the frame once, and the pixels that pass once more.
+#pragma once
+
+constexpr int64_t kBand = 16;  // image rows of one task
+
+// Element types of a frame, beside float.
+inline float number(float x) { return x; }
+inline float number(uint8_t x) { return static_cast<float>(x); }
+inline float number(Bfloat16 x) {
+  const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
+  float wide;
+  std::memcpy(&wide, &bits, sizeof wide);
+  return wide;
+}
+
+inline uint8_t exceeds(float change, float threshold) { return !(std::fabs(change) <= threshold); }
+
+// F is the frame's type, V that of what was propagated last: a uint8 frame is compared with the last raw frame.
+template <class F, class V>
+struct Compare {
+  const Enter& e;
+  const V* last;
+  int64_t last_pitch;
+
+  const F* frame_row(int64_t n, int64_t c, int64_t y) const {
+    return static_cast<const F*>(e.frame) + n * e.stride[0] + c * e.stride[1] + y * e.stride[2];
+  }
+  const V* last_row(int64_t n, int64_t c, int64_t y) const {
+    return last + (n * e.rows + y) * e.columns * last_pitch + c;
+  }
+
+  // passed[x]: whether pixel (n, y, x) differs at all, or by more than the threshold in any channel.
+  void row(int64_t n, int64_t y, uint8_t* passed) const {
+    std::memset(passed, 0, e.columns);
+    for (int64_t c = 0; c < e.channels; ++c) {
+      const F* f = frame_row(n, c, y);
+      const V* old = last_row(n, c, y);
+      if (e.gated) {
+        for (int64_t x = 0; x < e.columns; ++x)
+          passed[x] |= exceeds(number(f[x * e.stride[3]]) - number(old[x * last_pitch]), e.threshold);
+      } else {
+        for (int64_t x = 0; x < e.columns; ++x)
+          passed[x] |= !(number(f[x * e.stride[3]]) == number(old[x * last_pitch]));
+      }
+    }
+  }
+
+  // mean[x]: the change of pixel (n, y, x), mean over its channels.
+  void mean_row(int64_t n, int64_t y, float* mean) const {
+    for (int64_t x = 0; x < e.columns; ++x) mean[x] = 0.0f;
+    for (int64_t c = 0; c < e.channels; ++c) {
+      const F* f = frame_row(n, c, y);
+      const V* old = last_row(n, c, y);
+      for (int64_t x = 0; x < e.columns; ++x) mean[x] += number(f[x * e.stride[3]]) - number(old[x * last_pitch]);
+    }
+    const float channels = static_cast<float>(e.channels);
+    for (int64_t x = 0; x < e.columns; ++x) mean[x] /= channels;
+  }
+
+  // Rows [first, end) of stream n: the mean change over the window, of which only what lies in the frame counts. Sums are
+  // made anew for every pixel: a running sum would keep a NaN that has left the window, and rounding.
+  void window_rows(int64_t n, int64_t first, int64_t end) const {
+    const int64_t reach = e.window / 2, columns = e.columns;
+    const int64_t top = most(0, first - reach), bottom = least(e.rows, end + reach);
+    float* sums = scratch(1, (bottom - top + 2) * columns);
+    float* mean = sums + (bottom - top) * columns;
+    float* total = mean + columns;
+    for (int64_t y = top; y < bottom; ++y) {
+      mean_row(n, y, mean);
+      float* sum = sums + (y - top) * columns;
+      for (int64_t x = 0; x < columns; ++x) sum[x] = 0.0f;
+      for (int64_t d = -reach; d <= reach; ++d)
+        for (int64_t x = most(0, -d); x < least(columns, columns - d); ++x) sum[x] += mean[x + d];
+    }
+    for (int64_t y = first; y < end; ++y) {
+      const int64_t from = most(0, y - reach), to = least(e.rows, y + reach + 1);
+      for (int64_t x = 0; x < columns; ++x) total[x] = 0.0f;
+      for (int64_t i = from; i < to; ++i)
+        for (int64_t x = 0; x < columns; ++x) total[x] += sums[(i - top) * columns + x];
+      uint8_t* passed = e.mask + (n * e.rows + y) * columns;
+      for (int64_t x = 0; x < columns; ++x) {
+        const int64_t wide = least(columns, x + reach + 1) - most(0, x - reach);
+        passed[x] = exceeds(total[x] / static_cast<float>((to - from) * wide), e.threshold);
+      }
+    }
+  }
+};
+
+// Every set byte sets those at a distance of up to `reach` along the row and across rows, in place.
+inline void dilate_mask(uint8_t* mask, int64_t rows, int64_t columns, int64_t reach) {
+  uint8_t* wide = reinterpret_cast<uint8_t*>(scratch(2, rows * columns / 4 + 1));
+  std::memset(wide, 0, rows * columns);
+  for (int64_t y = 0; y < rows; ++y)
+    for (int64_t x = 0; x < columns; ++x)
+      if (mask[y * columns + x]) {
+        const int64_t from = most(0, x - reach), to = least(columns, x + reach + 1);
+        std::memset(wide + y * columns + from, 1, to - from);
+      }
+  for (int64_t y = 0; y < rows; ++y) {
+    uint8_t* out = mask + y * columns;
+    for (int64_t i = most(0, y - reach); i < least(rows, y + reach + 1); ++i)
+      for (int64_t x = 0; x < columns; ++x) out[x] |= wide[i * columns + x];
+  }
+}
+
+// Takes a pixel over: the raw one, if there is one, and its value.
+template <class F, class V>
+void take_pixel(const Enter& e, int64_t n, int64_t y, int64_t x, int64_t p) {
+  const F* f = static_cast<const F*>(e.frame) + n * e.stride[0] + y * e.stride[2] + x * e.stride[3];
+  V* value = static_cast<V*>(e.value.data) + p * e.value.pitch;
+  for (int64_t c = 0; c < e.channels; ++c) {
+    if constexpr (sizeof(F) == sizeof(uint8_t)) {
+      const uint8_t level = f[c * e.stride[1]];
+      const int64_t channel = e.swap ? e.channels - 1 - c : c;
+      e.raw[p * e.channels + c] = level;
+      const float shown = e.levels[channel * 256 + level];
+      if constexpr (sizeof(V) == sizeof(float)) value[channel] = shown;
+      else Vec::all(shown).store(value + channel, 1);
+    } else {
+      value[c] = f[c * e.stride[1]];
+    }
+  }
+}
+
+template <class F, class V, class L>
+int64_t enter_as(const Enter& e, const L* last, int64_t last_pitch) {
+  const Compare<F, L> compare{e, last, last_pitch};
+  const int64_t bands = divide_up(e.rows, kBand), plane = e.rows * e.columns;
+  if (!e.forced)
+    spread(e.pool, e.streams * bands, [&](int64_t task) {
+      const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);
+      if (e.refresh && e.refresh[n]) return;
+      if (e.gated && e.window > 1) return compare.window_rows(n, first, end);
+      for (int64_t y = first; y < end; ++y) compare.row(n, y, e.mask + (n * e.rows + y) * e.columns);
+    });
+  spread(e.pool, e.streams, [&](int64_t n) {
+    uint8_t* mask = e.mask + n * plane;
+    if (e.refresh && e.refresh[n]) std::memset(mask, 1, plane);
+    else if (e.forced) std::memcpy(mask, e.forced + n * plane, plane);
+    else if (e.gated && e.dilation > 0) dilate_mask(mask, e.rows, e.columns, e.dilation);
+  });
+  std::atomic<int64_t> updated{0};
+  spread(e.pool, e.streams * bands, [&](int64_t task) {
+    const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);
+    int64_t taken = 0;
+    for (int64_t y = first; y < end; ++y)
+      for (int64_t x = 0, p = (n * e.rows + y) * e.columns; x < e.columns; ++x, ++p)
+        if (e.mask[p]) {
+          take_pixel<F, V>(e, n, y, x, p);
+          ++taken;
+        }
+    updated += taken;
+  });
+  return updated;
+}
+
+inline int64_t enter(const Enter& e) {
+  const int64_t pitch = e.value.pitch;
+  if (e.dtype == Dtype::uint8) {
+    return e.value.dtype == Dtype::bfloat16 ? enter_as<uint8_t, Bfloat16, uint8_t>(e, e.raw, e.channels)
+                                            : enter_as<uint8_t, float, uint8_t>(e, e.raw, e.channels);
+  }
+  if (e.dtype == Dtype::bfloat16)
+    return enter_as<Bfloat16, Bfloat16>(e, static_cast<const Bfloat16*>(e.value.data), pitch);
+  return enter_as<float, float>(e, static_cast<const float*>(e.value.data), pitch);
+}

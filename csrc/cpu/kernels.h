@@ -1,0 +1,170 @@
+// What the CPU kernels compute and what they are given. This file and everything under csrc/cpu knows nothing of PyTorch.
+//
+// Every kernel works on a list of pixels: it computes their new values, a few rows at a time, into a tile of float32 in
+// the cache, and commits the tile: pointwise steps, comparison with what was propagated last, truncation, write, mask.
+// The kernels are compiled once for each instruction set (avx512.cpp, avx2.cpp, portable.cpp); `Kernels` is the table.
+#pragma once
+
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace deltafx::cpu {
+
+struct Bfloat16 {
+  uint16_t bits;
+};
+
+enum class Dtype : int32_t { float32, bfloat16, uint8 };
+
+// A tensor as a matrix: one row for each pixel, its channels side by side.
+struct Matrix {
+  void* data;
+  int64_t pitch;  // elements from one pixel to the next
+  int64_t channels;
+  Dtype dtype;
+};
+
+// Which input pixels an output pixel reads, axis by axis: rows[y * kernel_rows + i] is the input row behind tap i of
+// output row y, or -1 where nothing is read (padding with zeros, taps that a stride skips).
+struct Window {
+  const int32_t* rows;     // [out_rows, kernel_rows]
+  const int32_t* columns;  // [out_columns, kernel_columns]
+  int64_t kernel_rows, kernel_columns;
+  int64_t in_rows, in_columns, out_rows, out_columns;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Pointwise steps and the commit, which end every kernel
+
+enum class Code : int32_t {
+  // x = f(x); `a` and `b` are numbers
+  relu, clamp, leaky_relu, elu, gelu, gelu_tanh, silu, mish, sigmoid, tanh, hardsigmoid, hardswish, softplus, exp, sqrt,
+  abs, square, reciprocal,
+  // x = f(x, y); y is the operand. add: x + a * y; rsub: y - a * x; rdiv: y / x
+  add, rsub, mul, div, rdiv, maximum, minimum, prelu,
+};
+
+enum class Operand : int32_t {
+  none,
+  number,       // `a` of mul, div, rdiv, maximum, minimum; `b` of add and rsub
+  per_channel,  // row 0 of the matrix, for all pixels
+  per_pixel,    // row p for pixel p
+  per_stream,   // row n for all pixels of stream n
+  pixel_gate,   // row p has one channel, for all channels of pixel p
+};
+
+struct Step {
+  Code code;
+  Operand kind;
+  Matrix operand;
+  float a, b;
+};
+
+enum class Norm : int32_t { rms, max };
+
+struct Commit {
+  const Step* steps;
+  int64_t step_count;
+  Matrix out;                 // what downstream saw last
+  uint8_t* mask;              // [pixels], zero when the kernel starts
+  const uint8_t* forced;      // [pixels]: the decision, where it is prescribed; or null
+  const uint8_t* refresh;     // [streams]: every pixel is written; null where no stream is in refresh
+  int64_t pixels_per_stream;
+  float threshold;            // 0: a pixel is propagated unless it is equal
+  Norm norm;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Where a kernel runs, and on what
+
+// The thread pool: runs body(context, task, count) with every task in [0, count), on `threads` threads.
+struct Pool {
+  int threads;
+  void (*run)(int64_t tasks, void (*body)(void* context, int64_t task), void* context);
+};
+
+// A buffer of the calling thread, kept between calls. Slots are apart from each other: 0 has the tile, 1 what a kernel
+// gathers, 2 and 3 what masks are made of.
+constexpr int kScratchSlots = 4;
+float* scratch(int slot, int64_t floats);
+
+struct Job {
+  const int32_t* pixels;  // [count] output pixels, ascending, over all streams
+  int64_t count;
+  Commit commit;
+  Pool pool;
+};
+
+// Each returns how many pixels were updated.
+
+struct Conv {
+  Matrix x;
+  Window window;
+  const float* weight;  // packed: [groups][panels][taps * in_per_group][panel], zero beyond out_per_group
+  const float* bias;    // [groups * out_per_group], or null
+  int64_t groups, in_per_group, out_per_group;
+};
+
+struct Depthwise {
+  Matrix x;
+  Window window;
+  const float* weight;  // [taps][channels]
+  const float* bias;    // [channels], or null
+};
+
+struct Pool2d {
+  Matrix x;
+  Window window;
+  bool maximum;               // else the mean
+  const float* row_share;     // mean: [out_rows, kernel_rows], the weight of each tap
+  const float* column_share;  // mean: [out_columns, kernel_columns]
+};
+
+// A mean or maximum over all pixels of each stream. The partial result of every image row is kept, and only rows with a
+// set pixel are computed again; then all partials are added in order, so nothing of the past remains.
+struct Reduce {
+  Matrix x;
+  const uint8_t* mask;     // [streams * rows * columns], of the input
+  const uint8_t* refresh;  // [streams], or null
+  float* partial;          // [streams * rows, channels]
+  int64_t streams, rows, columns;
+  bool maximum;
+  float scale;  // of the sum
+};
+
+// The comparison of a frame with what was propagated last.
+struct Enter {
+  const void* frame;
+  Dtype dtype;                 // uint8: a raw frame, whose last propagated state is `raw`
+  int64_t stride[4];           // elements, of stream, channel, row, column
+  int64_t streams, channels, rows, columns;
+  Matrix value;                // [streams * rows * columns, channels]
+  uint8_t* raw;                // [streams * rows * columns, channels] in the frame's channel order, or null
+  const float* levels;         // [channels, 256]: the value of each raw level of each channel of `value`
+  bool swap;                   // value channel c is raw channel channels - 1 - c
+  bool gated;                  // else a pixel passes unless it is equal
+  float threshold;             // of the gate, in units of the frame
+  int64_t window, dilation;
+  uint8_t* mask;               // [streams * rows * columns]
+  const uint8_t* forced;       // or null
+  const uint8_t* refresh;      // [streams], or null
+  Pool pool;
+};
+
+struct Kernels {
+  const char* name;
+  int64_t panel;  // channels in a packed panel of Conv::weight
+  int64_t (*convolve)(const Conv&, const Job&);
+  int64_t (*depthwise)(const Depthwise&, const Job&);
+  int64_t (*pool)(const Pool2d&, const Job&);
+  int64_t (*copy)(const Matrix&, const Job&);  // row p of the matrix is the new value of pixel p
+  int64_t (*reduce)(const Reduce&, const Job&);
+  int64_t (*enter)(const Enter&);
+};
+
+// The kernels for "avx512", "avx2" or "portable"; null where this processor, or this build, has none.
+const Kernels* kernels_for(const char* isa);
+
+}  // namespace deltafx::cpu

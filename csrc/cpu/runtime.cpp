@@ -1,0 +1,44 @@
+// The choice of the instruction set, and the buffers of the threads.
+#include <memory>
+
+#include "kernels.h"
+
+namespace deltafx::cpu {
+
+namespace portable { extern const Kernels kKernels; }
+
+#if defined(__x86_64__) || defined(_M_X64)
+namespace avx2 { extern const Kernels kKernels; }
+namespace avx512 { extern const Kernels kKernels; }
+
+static bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+static bool has_avx512() {
+  return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+#endif
+
+const Kernels* kernels_for(const char* isa) {
+  if (std::strcmp(isa, "portable") == 0) return &portable::kKernels;
+#if defined(__x86_64__) || defined(_M_X64)
+  if (std::strcmp(isa, "avx2") == 0 && has_avx2()) return &avx2::kKernels;
+  if (std::strcmp(isa, "avx512") == 0 && has_avx512()) return &avx512::kKernels;
+#endif
+  return nullptr;
+}
+
+float* scratch(int slot, int64_t floats) {
+  struct Buffer {
+    std::unique_ptr<float[]> data;
+    int64_t size = 0;
+  };
+  thread_local Buffer buffers[kScratchSlots];
+  Buffer& buffer = buffers[slot];
+  if (buffer.size < floats) {
+    buffer.data.reset(new float[floats]);
+    buffer.size = floats;
+  }
+  return buffer.data.get();
+}
+
+}  // namespace deltafx::cpu

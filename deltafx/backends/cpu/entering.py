@@ -1,0 +1,43 @@
+"""dense_to_delta: a frame of images is compared, gated and taken over by one operator call."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from deltafx.backends.cpu.convolution import matrix_of
+from deltafx.backends.cpu.kernel import operators
+from deltafx.backends.cpu.matrix import DTYPES, NoKernel
+from deltafx.state import Leaf, NodeState
+
+if TYPE_CHECKING:
+    from deltafx.node import DenseToDelta
+    from deltafx.plan import Plan
+
+
+class InputKernel:
+    """Runs an input node whose frame is one tensor of images, `[N, C, H, W]`."""
+
+    name = "dense_to_delta"
+    note = None
+    exact = True
+
+    def __init__(self, state: NodeState, plan: Plan, isa: str):
+        leaf = state.nest
+        if not isinstance(leaf, Leaf) or len(leaf.shape) != 4 or leaf.dtype not in DTYPES:
+            raise NoKernel("its frame is not one tensor of images in float32 or bfloat16")
+        if not plan.has_streams(leaf.shape) or leaf.pixel != (leaf.shape[0], 1, *leaf.shape[2:]):
+            raise NoKernel("its frame has no streams")
+        self.leaf = leaf
+        self.ending = (isa, None, matrix_of(leaf), leaf.mask, leaf.tally)
+
+    def run_input(self, node: DenseToDelta, state: NodeState, frame: Tensor, plan: Plan) -> Any:
+        gate, leaf = node.gate, self.leaf
+        gated: tuple[bool, float, int, int] = (False, 0.0, 1, 0)
+        if gate is not None:
+            threshold = gate.threshold * plan.grey_level(node.path, gate, frame)
+            gated = (True, threshold, gate.window, gate.dilation)
+        forced = plan.forced(leaf.mask)
+        operators.dense_to_delta.default(frame, *gated, None, False, forced, state.rows, *self.ending)
+        return state.deltas

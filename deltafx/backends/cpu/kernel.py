@@ -1,0 +1,113 @@
+"""A compiled node: everything it works on is bound when the plan is filled, so that a frame is two operator calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from deltafx import _cpu
+from deltafx.backends.cpu.matrix import matrix
+from deltafx.backends.cpu.steps import Steps
+from deltafx.backends.cpu.window import Window
+from deltafx.state import Leaf, NodeState
+
+if TYPE_CHECKING:
+    from deltafx.backends.cpu import CpuBackend
+    from deltafx.node import DeltaNode
+    from deltafx.plan import Plan
+
+operators = torch.ops.deltafx
+
+
+@dataclass(eq=False)
+class Recipe:
+    """What a family of operators says of a node: which operator runs it, on what, and what its pixels depend on."""
+
+    operator: str  # of torch.ops.deltafx
+    arguments: tuple[Any, ...]  # before `pixels`
+    sources: list[tuple[Leaf, str]]  # the inputs, each with its relation to the output's pixels
+    window: Window
+    steps: Steps
+    dense: Callable[[], Tensor] | None = None  # the first stage's whole result, as a matrix
+    dense_share: float = 1.0  # where more pixels than this share are computed, dense is cheaper
+
+
+class Scratch:
+    """What lives only while one node runs; shared by all nodes of a plan that have as many pixels."""
+
+    def __init__(self, pixels: int):
+        self.candidates = torch.zeros(pixels, dtype=torch.uint8)
+        self.pixels = torch.zeros(pixels + 1, dtype=torch.int32)
+        self.count = torch.zeros(1, dtype=torch.int64)
+
+    @classmethod
+    def of(cls, plan: Plan, pixels: int) -> Scratch:
+        if pixels not in plan.scratch:
+            plan.scratch[pixels] = cls(pixels)
+        return plan.scratch[pixels]
+
+
+class Collector:
+    """Finds the pixels that a node has to compute; in a frame that brings it nothing, that is all that runs."""
+
+    def __init__(self, sources: Sequence[tuple[Leaf, str]], window: Window, out: Leaf, scratch: Scratch, moves: bool):
+        relations = [_cpu.relations[relation] for _, relation in sources]
+        self.before = (
+            [leaf.mask for leaf, _ in sources], [leaf.tally for leaf, _ in sources], relations, *window.arguments,
+        )  # fmt: skip
+        self.after = (moves, scratch.candidates, scratch.pixels, scratch.count, out.mask, out.tally)
+        self.count = scratch.count
+
+    def __call__(self, refresh: Tensor) -> int:
+        operators.collect.default(*self.before, refresh, *self.after)
+        return int(self.count.item())
+
+
+class CompiledKernel:
+    """Runs one node of one plan."""
+
+    note = None
+    exact = False  # it rounds in another order than the dense operator does
+
+    def __init__(self, node: DeltaNode, state: NodeState, recipe: Recipe, plan: Plan, backend: CpuBackend):
+        (leaf,) = state.leaves
+        assert leaf.value is not None
+        scratch = Scratch.of(plan, leaf.pixels)
+        self.name = recipe.operator
+        self.leaf = leaf
+        self.collect = Collector([*recipe.sources, *recipe.steps.sources], recipe.window, leaf, scratch, moves=False)
+        self.operator = getattr(operators, recipe.operator).default
+        self.arguments = recipe.arguments
+        self.pixels = scratch.pixels
+        self.steps = recipe.steps.arguments
+        self.ending = (backend.isa, matrix(leaf.value, leaf.pixel), leaf.mask, leaf.tally)
+        self.truncation = node.truncation
+        self.dense = recipe.dense if backend.dense_switch else None
+        self.dense_from = recipe.dense_share * leaf.pixels
+
+    def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
+        count = self.collect(state.rows)
+        if count:
+            self.compute(count, state, plan)
+        return state.deltas
+
+    def compute(self, count: int, state: NodeState, plan: Plan) -> None:
+        leaf = self.leaf
+        forced, threshold, max_norm = None, 0.0, False
+        if self.truncation is not None:
+            forced = plan.forced(leaf.mask)
+            threshold = plan.threshold(state, leaf, self.truncation) or 0.0
+            max_norm = self.truncation.norm == "max"
+        leaf.threshold = threshold or None
+        steps = (*self.steps, forced, state.rows, threshold, max_norm, *self.ending)
+        if self.dense is not None and count > self.dense_from:
+            operators.copy.default(self.dense(), self.pixels, count, *steps)
+        else:
+            self.operator(*self.arguments, self.pixels, count, *steps)
+        if self.truncation is not None:
+            plan.measure(state, leaf, self.truncation, leaf.value)
+

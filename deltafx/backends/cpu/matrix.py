@@ -1,0 +1,62 @@
+"""Feature maps as the kernels see them: matrices of pixels and channels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class NoKernel(Exception):
+    """Why a node has no compiled kernel; the reference kernel runs it then."""
+
+
+def matrix(tensor: Tensor, pixel: Sequence[int]) -> Tensor:
+    """A view `[pixels, channels]` of a tensor whose mask has the shape `pixel`, in the order of the mask.
+
+    Raises NoKernel where there is none: pixels at uneven distances, channels apart from each other, other dtypes.
+    """
+    if tensor.device.type != "cpu":
+        raise NoKernel(f"it is on {tensor.device}")
+    if tensor.dtype not in DTYPES:
+        raise NoKernel(f"there are no compiled kernels for {tensor.dtype}")
+    if len(pixel) != tensor.dim():
+        raise NoKernel("its mask has another rank")
+    spatial, channels = split_dims(tensor, pixel)
+    count, pitch = collapse(tensor, spatial)
+    width, step = collapse(tensor, channels)
+    if width > 1 and step != 1:
+        raise NoKernel("its channels do not lie side by side")
+    # The distance between pixels does not matter where there is only one.
+    return tensor.as_strided((count, width), (pitch if count > 1 else width, 1))
+
+
+def split_dims(tensor: Tensor, pixel: Sequence[int]) -> tuple[list[int], list[int]]:
+    """The dimensions that tell pixels apart, and those that are channels."""
+    spatial = [d for d, size in enumerate(pixel) if size != 1 or tensor.shape[d] == 1]
+    return spatial, [d for d in range(tensor.dim()) if d not in spatial]
+
+
+def collapse(tensor: Tensor, dims: Sequence[int]) -> tuple[int, int]:
+    """Size and stride of several dimensions taken as one."""
+    size, stride = 1, 1
+    for d in reversed(dims):
+        if tensor.shape[d] == 1:
+            continue
+        if size == 1:
+            stride = tensor.stride(d)
+        elif tensor.stride(d) != size * stride:
+            raise NoKernel("its pixels do not lie at even distances")
+        size *= tensor.shape[d]
+    return size, stride
+
+
+def to_matrix(tensor: Tensor, pixel: Sequence[int]) -> Tensor:
+    """`matrix` of a tensor that may lie in any way; copies where it must."""
+    spatial, channels = split_dims(tensor, pixel)
+    width = math.prod(tensor.shape[d] for d in channels)
+    return tensor.permute(*spatial, *channels).reshape(-1, width)
