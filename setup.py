@@ -1,6 +1,7 @@
 """Packaging: maps `passes/` and `models_zoo/` to deltafx.passes and deltafx.models_zoo, and builds `csrc/`."""
 
 import os
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -25,11 +26,13 @@ DEV = [*DEMO, *BENCH, "hypothesis", "mypy", "ninja", "pre-commit", "pybind11", "
 # DELTAFX_SANITIZE=1: with the address and undefined-behaviour sanitizers, which stop at the first error.
 SANITIZE = os.environ.get("DELTAFX_SANITIZE") == "1"
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+# PyTorch's pool is OpenMP's; its parallel_for is in a header and does nothing without this.
+OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 CPU = CppExtension(
     "deltafx._cpu",
     sorted(str(path) for folder in ("cpu", "bindings") for path in Path("csrc", folder).glob("*.cpp")),
-    extra_compile_args=["-O1", "-g", *SANITIZERS] if SANITIZE else ["-O3", "-g0"],
-    extra_link_args=SANITIZERS if SANITIZE else [],
+    extra_compile_args=[*OPENMP, "-O1", "-g", *SANITIZERS] if SANITIZE else [*OPENMP, "-O3", "-g0"],
+    extra_link_args=[*OPENMP, *SANITIZERS] if SANITIZE else OPENMP,
 )
 
 setup(

@@ -6,7 +6,8 @@
 #pragma once
 
 constexpr int kPanel = kPanelVecs * Vec::width;
-constexpr int64_t kGatheredFloats = 48 * 1024;  // of one task: it stays in the second-level cache
+constexpr int64_t kRows = divide_up(96, kTileRows) * kTileRows;  // pixels of one task at most: so often a panel is used once it is in the cache
+constexpr int64_t kDepth = 1024;  // of one pass: a panel and the gathered rows stay in the second-level cache
 
 // A row of the gathered matrix: whole vectors, and never a power of two, which would crowd one set of the cache.
 inline int64_t gathered_stride(int64_t depth) { return divide_up(depth, 16) * 16 + 16; }
@@ -45,13 +46,13 @@ void gather(const Conv& conv, int64_t group, const int32_t* pixels, int rows, fl
   }
 }
 
-// R rows times one panel; the accumulators stay in registers.
+// R rows times one panel, added to the bias or, where that is null, to what stands in `out`. The sums stay in registers.
 template <int R>
 void multiply(const float* a, int64_t a_stride, const float* panel, int64_t depth, const float* bias, float* out,
               int64_t out_stride) {
   Vec sum[R][kPanelVecs];
   for (int v = 0; v < kPanelVecs; ++v)
-    for (int r = 0; r < R; ++r) sum[r][v] = Vec::load(bias + v * Vec::width);
+    for (int r = 0; r < R; ++r) sum[r][v] = Vec::load((bias ? bias : out + r * out_stride) + v * Vec::width);
   for (int64_t k = 0; k < depth; ++k, panel += kPanel) {
     Vec weight[kPanelVecs];
     for (int v = 0; v < kPanelVecs; ++v) weight[v] = Vec::load(panel + v * Vec::width);
@@ -74,23 +75,26 @@ void multiply_rest(int rows, const float* a, int64_t a_stride, const float* pane
   }
 }
 
-// One panel of output channels for all rows. A panel's last channels may not exist: they are written beyond those of
-// the group, where the next group, or nobody, writes later.
-inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const float* a, int64_t a_stride, int rows,
-                           float* tile, int64_t stride) {
+// One panel of output channels for all rows, from `start` of the depth on. A panel's last channels may not exist: they
+// are written beyond those of the group, where the next group, or nobody, writes later.
+inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, int64_t start, const float* a,
+                           int64_t a_stride, int rows, float* tile, int64_t stride) {
   const int64_t depth = conv.in_per_group * conv.window.kernel_rows * conv.window.kernel_columns;
   const int64_t panels = divide_up(conv.out_per_group, kPanel), first = panel * kPanel;
   const int64_t channel = group * conv.out_per_group + first;
   float bias[kPanel];
   for (int i = 0; i < kPanel; ++i)
     bias[i] = conv.bias && first + i < conv.out_per_group ? conv.bias[channel + i] : 0.0f;
-  const float* weight = conv.weight + (group * panels + panel) * depth * kPanel;
+  const float* from = start == 0 ? bias : nullptr;
+  const float* weight = conv.weight + ((group * panels + panel) * depth + start) * kPanel;
+  const int64_t part = least(kDepth, depth - start);
   float* out = tile + channel;
+  a += start;
   int r = 0;
   for (; r + kTileRows <= rows; r += kTileRows)
-    multiply<kTileRows>(a + r * a_stride, a_stride, weight, depth, bias, out + r * stride, stride);
+    multiply<kTileRows>(a + r * a_stride, a_stride, weight, part, from, out + r * stride, stride);
   if (r < rows)
-    multiply_rest<kTileRows - 1>(rows - r, a + r * a_stride, a_stride, weight, depth, bias, out + r * stride, stride);
+    multiply_rest<kTileRows - 1>(rows - r, a + r * a_stride, a_stride, weight, part, from, out + r * stride, stride);
 }
 
 template <class T>
@@ -109,18 +113,19 @@ int64_t convolve_as(const Conv& conv, const Job& job) {
     const int64_t share = divide_up(panels, parts);
     spread(job.pool, divide_up(panels, share), [&](int64_t part) {
       for (int64_t p = part * share; p < least(panels, (part + 1) * share); ++p)
-        multiply_panel(conv, 0, p, a, a_stride, rows, tile, stride);
+        for (int64_t start = 0; start < depth; start += kDepth)
+          multiply_panel(conv, 0, p, start, a, a_stride, rows, tile, stride);
     });
     return commit_rows(job.commit, tile, stride, job.pixels, rows);
   }
 
-  const int64_t fitting = most(1, kGatheredFloats / a_stride / kTileRows) * kTileRows;
-  return for_each_tile(job, least(fitting, 8 * kTileRows), [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
+  return for_each_tile(job, kRows, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
     float* a = scratch(1, rows * a_stride);
     for (int64_t group = 0; group < conv.groups; ++group) {
       gather<T>(conv, group, pixels, rows, a, a_stride);
-      for (int64_t panel = 0; panel < panels; ++panel)
-        multiply_panel(conv, group, panel, a, a_stride, rows, tile, stride);
+      for (int64_t start = 0; start < depth; start += kDepth)
+        for (int64_t panel = 0; panel < panels; ++panel)
+          multiply_panel(conv, group, panel, start, a, a_stride, rows, tile, stride);
     }
   });
 }

@@ -1,7 +1,7 @@
 // The loop that every kernel shares: pixels, a few at a time, into a tile of float32 in the cache, and commit.
 #pragma once
 
-constexpr int64_t kTileFloats = 32 * 1024;  // of one tile: half of a second-level cache takes tile and operands
+constexpr int64_t kTileFloats = 64 * 1024;  // of one tile at most: a quarter of the second-level cache
 
 // The floats of one tile row: whole vectors, one more so that a kernel may write beyond the last channel.
 inline int64_t tile_stride(int64_t channels) { return (divide_up(channels, Vec::width) + kPanelVecs) * Vec::width; }
@@ -22,8 +22,10 @@ void spread(const Pool& pool, int64_t tasks, F f) {
 template <class F>
 int64_t for_each_tile(const Job& job, int64_t rows_at_most, F fill) {
   const int64_t stride = tile_stride(job.commit.out.channels);
-  const int64_t share = divide_up(divide_up(job.count, job.pool.threads), kTileRows) * kTileRows;
-  const int64_t rows = most(1, least(least(rows_at_most, kTileFloats / stride), share));
+  const int64_t fitting = most(1, least(rows_at_most, kTileFloats / stride));
+  // As many tiles for every thread, of whole microkernels.
+  const int64_t wanted = divide_up(divide_up(job.count, fitting), job.pool.threads) * job.pool.threads;
+  const int64_t rows = divide_up(divide_up(job.count, wanted), kTileRows) * kTileRows;
   const int64_t tiles = divide_up(job.count, rows);
   std::atomic<int64_t> updated{0};
   spread(job.pool, tiles, [&](int64_t i) {
