@@ -87,7 +87,7 @@ class BindBuffers(GraphWalk):
             if target:
                 leaf.value = self.part(target, target.args.index(n), leaf.shape)
             else:
-                leaf.value = allocate(leaf, self.leaf_module(n).backend.pixel_major)
+                leaf.value = leaf.allocate(self.leaf_module(n).backend.pixel_major)
         return leaf.value
 
     def part(self, concat: fx.Node, index: int, shape: torch.Size) -> Tensor:
@@ -97,18 +97,6 @@ class BindBuffers(GraphWalk):
         dim = module.head.dim(len(shape))
         before = sum(operand[dim] for operand in state.operands[:index])
         return self.buffer(concat, state.leaves[0]).narrow(dim, before, shape[dim])
-
-
-def allocate(leaf: Leaf, pixel_major: bool) -> Tensor:
-    """A buffer whose dimensions lie in the order in which the dense operator laid out its result.
-
-    Or, `pixel_major`, first those that tell pixels apart and then the channels, so that a pixel lies in one piece.
-    """
-    order = sorted(range(len(leaf.shape)), key=lambda d: (-leaf.stride[d], d))
-    if pixel_major and len(leaf.pixel) == len(leaf.shape):
-        order = sorted(range(len(leaf.shape)), key=lambda d: (leaf.pixel[d] == 1 and leaf.shape[d] != 1, d))
-    dense = torch.zeros([leaf.shape[d] for d in order], dtype=leaf.dtype, device=leaf.device)
-    return dense.permute([order.index(d) for d in range(len(order))])
 
 
 def stands_at(tensor: Any, place: Tensor) -> bool:

@@ -66,6 +66,17 @@ class Leaf:
         """What a node with `value` payload sends: always the same tensors."""
         return Delta(self.mask, value=self.value)
 
+    def allocate(self, pixel_major: bool) -> Tensor:
+        """A buffer whose dimensions lie in the order in which the dense operator laid out its result.
+
+        Or, `pixel_major`, first those that tell pixels apart and then the channels, so that a pixel lies in one piece.
+        """
+        order = sorted(range(len(self.shape)), key=lambda d: (-self.stride[d], d))
+        if pixel_major and len(self.pixel) == len(self.shape):
+            order = sorted(range(len(self.shape)), key=lambda d: (self.pixel[d] == 1 and self.shape[d] != 1, d))
+        dense = torch.zeros([self.shape[d] for d in order], dtype=self.dtype, device=self.device)
+        return dense.permute([order.index(d) for d in range(len(order))])
+
     def allocate_mask(self) -> None:
         self.mask = torch.zeros(self.pixel, dtype=torch.uint8, device=self.device)
         self.tally = self.tally.to(self.device)

@@ -70,7 +70,10 @@ class DenseRun(GraphWalk):
             state.predicted_bytes = bytes_of(accumulated(self.travelling(n)))
             self.plan.nodes[module.path] = state
         if module is not None and module.path in self.plan.nodes:
-            self.plan.nodes[module.path].macs = macs
+            state = self.plan.nodes[module.path]
+            state.macs = macs
+            if module.backend.pixel_major:
+                result = as_buffers(state, result)
         return result
 
     def is_live(self, *nodes: Any) -> bool:
@@ -192,6 +195,17 @@ class DenseRun(GraphWalk):
             if state is not None and isinstance(module, DeltaNode) and self.slice_of(node, state.leaves[0]):
                 total -= state.leaves[0].bytes
         return total
+
+
+def as_buffers(state: NodeState, result: Any) -> Any:
+    """A result laid out as its buffers will be, which decides what can be a view of them."""
+    pieces, spec = pytree.tree_flatten(result)
+    leaves = iter(state.leaves)
+    for index, piece in enumerate(pieces):
+        leaf = next(leaves, None) if isinstance(piece, Tensor) else None
+        if leaf is not None and not leaf.aliased:
+            pieces[index] = leaf.allocate(pixel_major=True).copy_(piece)
+    return pytree.tree_unflatten(pieces, spec)
 
 
 def new_leaf(tensor: Tensor) -> Leaf:

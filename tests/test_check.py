@@ -66,7 +66,7 @@ def test_finds_a_mask_that_is_too_small(payload, monkeypatch):
 
     candidates = Conv.candidates
     monkeypatch.setattr(Conv, "candidates", eroded)
-    dm = deltafx.convert(Network().eval(), payload=payload, options={"check": True})
+    dm = deltafx.convert(Network().eval(), payload=payload, options={"check": True}, backend="reference")
     with pytest.raises(CheckError, match=r"first: .*rule"):
         run(dm, clip())
 
@@ -81,7 +81,7 @@ def test_finds_a_stale_write(monkeypatch):
 
     emit = reference.emit
     monkeypatch.setattr(reference, "emit", forgetful)
-    dm = deltafx.convert(Network().eval(), options={"check": True})
+    dm = deltafx.convert(Network().eval(), options={"check": True}, backend="reference")
     with pytest.raises(CheckError, match=r"second: .*rule 3"):
         run(dm, clip())
 
@@ -114,7 +114,7 @@ def test_finds_state_shared_by_two_nodes():
         def forward(self, x):
             return self.b(self.a(x))
 
-    dm = deltafx.convert(Twice().eval(), options={"check": True})
+    dm = deltafx.convert(Twice().eval(), options={"check": True}, backend="reference")
     frames = clip()
     run(dm, frames[:1])
     states = dm.runtime.plans[0].nodes
@@ -129,6 +129,6 @@ def test_finds_a_window_without_its_dilation(monkeypatch):
         return window_mask(masks[0], inputs[0].shape, output.shape, self.kernel, self.stride, ones, self.padding)
 
     monkeypatch.setattr(Conv, "candidates", undilated)
-    dm = deltafx.convert(Network().eval(), options={"check": True})
+    dm = deltafx.convert(Network().eval(), options={"check": True}, backend="reference")
     with pytest.raises(CheckError, match=r"first: .*rule 3"):
         run(dm, clip())

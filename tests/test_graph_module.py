@@ -12,6 +12,9 @@ from torch import fx, nn
 import deltafx
 from tests.small import PAYLOADS, Small, dense, frame, input_rate, small, touched, was_full
 
+# Compiled kernels round to bfloat16 once a node, the dense network after every operator.
+ROUNDING = {torch.bfloat16: {"rtol": 2e-2, "atol": 2e-2}}
+
 
 def by_pickle(dm):
     return pickle.loads(pickle.dumps(dm))
@@ -275,7 +278,7 @@ def test_conversion_starts_with_a_full_frame_and_leaves_the_model_alone(move, dt
     dm(frame())
     move(dm)
     x = frame().to(dtype)
-    torch.testing.assert_close(dm(x), dense(copy.deepcopy(model).to(dtype), x))
+    torch.testing.assert_close(dm(x), dense(copy.deepcopy(model).to(dtype), x), **ROUNDING.get(dtype, {}))
     assert was_full(dm)
     assert dm(touched(x)).dtype == dtype
     assert input_rate(dm) < 0.1

@@ -159,6 +159,11 @@ def union(masks: Masks) -> Tensor:
     return result
 
 
+def of_rank(mask: Tensor, rank: int) -> Tensor:
+    """The mask of a tensor that broadcasting gives more dimensions, in front."""
+    return mask.reshape([1] * (rank - mask.dim()) + list(mask.shape))
+
+
 def spread(mask: Tensor, dims: Sequence[int]) -> Tensor:
     """Each output along `dims` reads all of `dims`: those dimensions become channel dimensions."""
     return mask.amax(tuple(dims), keepdim=True) if dims else mask

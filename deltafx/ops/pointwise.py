@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltafx.ops.base import FRAME, Call, CallOfTwo, FunctionOp, Masks, Op, Sample, Slot, borrow_module, seeded, union
+from deltafx.ops.base import FRAME, Call, CallOfTwo, FunctionOp, Masks, Op, Sample, Slot, borrow_module, of_rank, seeded, union
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,
@@ -114,7 +114,7 @@ class Pointwise(FunctionOp):
         return functions
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
-        return union(masks)
+        return of_rank(union(masks), output.dim())
 
     def refusal(self, inputs: Sequence[Any]) -> str | None:
         places = self.function in (torch.where, Tensor.where) and len(self.args) + len(self.kwargs) == 1
