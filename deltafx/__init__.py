@@ -9,6 +9,7 @@ from deltafx.convert import convert
 from deltafx.errors import ConvertError, FrameError
 from deltafx.gate import InputGate
 from deltafx.graph_module import DeltaGraphModule
+from deltafx.preprocess import Preprocess
 from deltafx.report import Report, report
 from deltafx.truncation import absolute
 from deltafx.verify import Verification, verify
@@ -27,6 +28,6 @@ def reset(dm: DeltaGraphModule, streams: Sequence[int] | None = None) -> None:
 
 
 __all__ = [
-    "Comparison", "ConvertError", "DeltaGraphModule", "FrameError", "InputGate", "Report", "Verification",
-    "__version__", "absolute", "build_info", "compare", "convert", "report", "reset", "testing", "verify",
+    "Comparison", "ConvertError", "DeltaGraphModule", "FrameError", "InputGate", "Preprocess", "Report",
+    "Verification", "__version__", "absolute", "build_info", "compare", "convert", "report", "reset", "testing", "verify",
 ]  # fmt: skip

@@ -80,6 +80,10 @@ class Checker:
         """Rule 3 at an input: what was not propagated is within the gate, or equal."""
         if plan.forced_mask is not None:
             return
+        if node.preprocess is not None:
+            if node.gate is not None:
+                return  # which works on the raw frames
+            frame = node.values(frame)
         for index, (tensor, delta) in enumerate(zip(tensors_in(frame), deltas, strict=True)):
             old = before[index]
             if old is None:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from deltafx.graph_module import DeltaGraphModule, check_converted
+from deltafx.graph_module import DeltaGraphModule, check_converted, dense_arguments
 from deltafx.measure import relative_error, tensors_of
 from deltafx.report import number, report, table
 
@@ -91,7 +91,7 @@ def compare(
         args = frame if isinstance(frame, tuple) else (frame,)
         with torch.no_grad():
             # On a copy: a dense model may overwrite its input.
-            dense, ms_dense = timed(model, pytree.tree_map_only(torch.Tensor, torch.clone, args))
+            dense, ms_dense = timed(model, pytree.tree_map_only(torch.Tensor, torch.clone, dense_arguments(dm, args)))
         delta, ms_delta = timed(dm, args)
         totals = report(dm).totals
         rows.append(

@@ -17,10 +17,11 @@ from deltafx.errors import ConvertError, unknown_name
 from deltafx.gate import InputGate
 from deltafx.graph_module import DeltaGraphModule, put_together, record
 from deltafx.measure import relative_error, tensors_of
-from deltafx.node import DeltaNode
+from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.passes import PASSES, Context
 from deltafx.passes.context import constant_of, leaf_module, place_constant, place_module
-from deltafx.runtime import Runtime
+from deltafx.preprocess import Preprocess
+from deltafx.runtime import Runtime, Weights
 from deltafx.settings import Settings, resolve
 
 # A pass may change rounding (folding does), not results.
@@ -35,6 +36,7 @@ def convert(
     threshold: Any = None,
     norm: str = "rms",
     input_gate: InputGate | None = None,
+    preprocess: Preprocess | None = None,
     payload: str = "value",
     backend: str = "auto",
     keep_dense: Sequence[str] = (),
@@ -57,6 +59,7 @@ def convert(
             on the first full frame; `deltafx.absolute(x)` in the tensor's units; or a mapping from node names to those.
         norm: "rms" or "max", the norm of a pixel's change over its channels.
         input_gate: which pixels of a frame count as changed; see `InputGate`.
+        preprocess: the first input comes as uint8 frames, which are normalised where they changed; see `Preprocess`.
         payload: "value", or "difference" (the paper's form, which drifts by rounding).
         backend: "auto", "reference", "cpu" or "cuda".
         keep_dense: module paths or operator names that stay dense without comment.
@@ -69,13 +72,16 @@ def convert(
         ConvertError: the model cannot be converted, or an argument is wrong; the message says what to do.
     """
     settings = resolve(
-        mode=mode, threshold=threshold, norm=norm, input_gate=input_gate, payload=payload,
+        mode=mode, threshold=threshold, norm=norm, input_gate=input_gate, preprocess=preprocess, payload=payload,
         backend=choose_backend(backend), keep_dense=keep_dense, refresh_every=refresh_every, strict=strict, dump=dump,
         options=options,
     )  # fmt: skip
     graph_module = capture(model)
     context = Context(settings)
     examples = None if example_inputs is None else as_arguments(example_inputs)
+    dtype = Weights.of(model).dtype or torch.float32
+    if examples is not None and preprocess is not None:
+        examples = preprocess.arguments(examples, dtype)
     expected = None if examples is None else dense_output(model, examples)
     write_graph(graph_module, settings.dump, 0, "capture")
     for number, rewrite in enumerate(PASSES, start=1):
@@ -85,6 +91,8 @@ def convert(
         write_graph(graph_module, settings.dump, number, rewrite.__name__)
         if examples is not None:
             verify_pass(rewrite.__name__, expected, dense_output(graph_module, examples))
+    if preprocess is not None:
+        fold_preprocess(graph_module, preprocess, dtype)
     refuse_unknown_paths(settings, context, graph_module)
     if settings.strict:
         refuse_islands(graph_module)
@@ -132,6 +140,15 @@ def dense_output(module: nn.Module, examples: tuple) -> list[torch.Tensor]:
     with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
         torch.manual_seed(0)
         return tensors_of(module(*pytree.tree_map_only(torch.Tensor, torch.clone, examples)))
+
+
+def fold_preprocess(graph_module: fx.GraphModule, preprocess: Preprocess, dtype: torch.dtype) -> None:
+    """The first input takes raw frames from here on; the passes, and their verification, know nothing of it."""
+    first = next(iter(graph_module.graph.find_nodes(op="placeholder")))
+    entries = [leaf_module(graph_module, user) for user in first.users]
+    if not entries or not isinstance(entries[0], DenseToDelta):
+        raise ConvertError(f"preprocess: the first input, {first.target!r}, is not read as an image.")
+    entries[0].set_preprocess(preprocess, dtype)
 
 
 def verify_pass(name: str, expected: list[Any] | None, got: list[Any]) -> None:

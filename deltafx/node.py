@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from deltafx.delta import Delta
 from deltafx.errors import FrameError
 from deltafx.ops import GetItem, Island, Op
+from deltafx.preprocess import Preprocess
 from deltafx.truncation import Truncation
 
 if TYPE_CHECKING:
@@ -176,12 +177,25 @@ class DenseToDelta(FrameModule):
         self.rank = rank  # of the frame, where the operators that read it tell
         self.gate: Any = None
         self.payload = "value"
+        self.preprocess: Preprocess | None = None
+
+    def set_preprocess(self, preprocess: Preprocess, dtype: torch.dtype) -> None:
+        """Frames come raw from now on."""
+        self.preprocess = preprocess
+        self.register_buffer("levels", preprocess.levels(dtype), persistent=False)
+
+    def values(self, frames: Tensor) -> Tensor:
+        """The dense input for raw frames."""
+        assert self.preprocess is not None
+        return self.preprocess.values(frames, self.levels)  # type: ignore[arg-type]
 
     def forward(self, frame: Any) -> Any:
         plan = self.plan
         if plan is None:
             refuse_export()  # torch.export walks over the graph by itself
-            return frame
+            return frame if self.preprocess is None else self.values(self.preprocess.frames(frame))
+        if self.preprocess is not None:
+            frame = self.preprocess.frames(frame)
         state = plan.begin_node(self.path)
         result = plan.run(state, state.kernel.run_input, self, state, frame, plan)
         if plan.checker is not None:

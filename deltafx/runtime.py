@@ -100,10 +100,11 @@ class Runtime(nn.Module):
         """Run the body as one frame: checks first, then the plan, then every stream marked until the end."""
         # State outlives inference_mode, and what is returned may be used outside of it.
         with self.alone(), torch.inference_mode(False), torch.no_grad():
-            inputs = bind_arguments(graph_module, args, kwargs)
+            given = bind_arguments(graph_module, args, kwargs)
+            inputs = given if self.settings.preprocess is None else self.settings.preprocess.read(given)
             leaves, spec = pytree.tree_flatten(inputs)
             self.check(graph_module, inputs, leaves)
-            plan = self.plan_for(graph_module, inputs, leaves, spec)
+            plan = self.plan_for(graph_module, given, leaves, spec)
             every = self.settings.refresh_every
             if every and plan.frame % every == 0:
                 plan.reset_streams()
@@ -114,7 +115,10 @@ class Runtime(nn.Module):
             self.warn_of_noise(plan)
 
     def plan_for(self, graph_module: fx.GraphModule, inputs: list[Any], leaves: list[Any], spec: Any) -> Plan:
-        """The plan for these arguments, the most recently used first; a new one if none fits."""
+        """The plan for these arguments, the most recently used first; a new one if none fits.
+
+        `inputs` is what the graph is called with, `leaves` what `dense_to_delta` makes of it.
+        """
         plan = next((plan for plan in self.plans if plan.fits(leaves, spec)), None)
         if plan is None:
             plan = Plan(leaves, spec, streams_of(leaves), self.scales, self.settings.options)

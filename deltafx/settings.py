@@ -8,6 +8,7 @@ from typing import Any
 
 from deltafx.errors import ConvertError, unknown_name
 from deltafx.gate import InputGate
+from deltafx.preprocess import Preprocess
 from deltafx.truncation import NORMS, Threshold, is_number
 
 ISAS = ("avx512", "avx2", "portable")
@@ -62,6 +63,7 @@ class Settings:
     input_gate: InputGate | None = None
     payload: str = "value"
     backend: str = "reference"
+    preprocess: Preprocess | None = None
     keep_dense: tuple[str, ...] = ()
     refresh_every: int | None = None
     strict: bool = False
@@ -112,13 +114,18 @@ def to_options(options: Any) -> Options:
 
 
 def resolve(
-    *, mode: str, threshold: Any, norm: str, input_gate: InputGate | None, payload: str, backend: str,
-    keep_dense: Any, refresh_every: int | None, strict: bool, dump: Any, options: Mapping[str, Any] | None,
+    *, mode: str, threshold: Any, norm: str, input_gate: InputGate | None, preprocess: Preprocess | None,
+    payload: str, backend: str, keep_dense: Any, refresh_every: int | None, strict: bool, dump: Any,
+    options: Mapping[str, Any] | None,
 ) -> Settings:  # fmt: skip
     """Check the arguments of `convert` that do not need the model, and fill in what the mode says."""
     defaults = MODES[one_of("mode", mode, MODES)]
     if input_gate is not None and not isinstance(input_gate, InputGate):
         raise ConvertError(f"input_gate: a deltafx.InputGate is expected; got {input_gate!r}.")
+    if preprocess is not None and not isinstance(preprocess, Preprocess):
+        raise ConvertError(f"preprocess: a deltafx.Preprocess is expected; got {preprocess!r}.")
+    if preprocess is not None and input_gate is not None and input_gate.grey_level is not None:
+        raise ConvertError("input_gate: with preprocess a grey level is one level of the frame; leave grey_level out.")
     named = isinstance(threshold, Mapping)
     default = defaults.threshold if threshold is None or named else threshold
     keep_dense = (keep_dense,) if isinstance(keep_dense, str) else tuple(keep_dense)
@@ -136,6 +143,7 @@ def resolve(
         input_gate=input_gate if input_gate is not None else defaults.input_gate,
         payload=one_of("payload", payload, PAYLOADS),
         backend=backend,
+        preprocess=preprocess,
         keep_dense=keep_dense,
         refresh_every=refresh_every,
         strict=strict,

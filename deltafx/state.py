@@ -42,6 +42,7 @@ class Leaf:
     stride: tuple[int, ...]
     pixel: tuple[int, ...] = ()  # the shape of the mask
     value: Tensor | None = None
+    raw: Tensor | None = None  # of an input that is preprocessed: the frame behind `value`, uint8
     aliased: bool = False
     threshold: float | None = None  # of the last frame, in units of the tensor; None: 0
 
@@ -148,6 +149,7 @@ class NodeState:
     def tensors(self) -> Sequence[Tensor]:
         """Every buffer the node owns."""
         own = [leaf.value for leaf in self.leaves if leaf.value is not None and not leaf.aliased]
+        own += [leaf.raw for leaf in self.leaves if leaf.raw is not None]
         masks = [leaf.mask for leaf in self.leaves]
         offset = [t for t in tree_leaves(self.offset) if isinstance(t, Tensor)]
         return [*own, *masks, *self.accumulated.values(), *offset]

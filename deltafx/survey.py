@@ -95,10 +95,15 @@ class DenseRun(GraphWalk):
             mask = torch.ones(pixel, dtype=torch.uint8, device=x.device)
             return without_contents(x, mask, streams and sends_difference(module, x))
 
+        if module.preprocess is not None:
+            (leaf,) = state.leaves
+            leaf.raw = torch.zeros(leaf.shape, dtype=torch.uint8, device=leaf.device).contiguous(
+                memory_format=torch.channels_last
+            )
         sent = pytree.tree_map_only(Tensor, enters, frame)
         note_pixels(state, sent)
         masks = [delta.mask for delta in deltas_in(sent) if self.plan.has_streams(delta.shape)]
-        state.predicted_bytes = bytes_of([*state.leaves, *masks])
+        state.predicted_bytes = bytes_of([*state.leaves, *masks, *(x.raw for x in state.leaves if x.raw is not None)])
         return sent
 
     def note(self, n: fx.Node, node: DeltaNode, result: Any, random: bool) -> Any:

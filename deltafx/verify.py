@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 
 from deltafx.capture import capture
 from deltafx.delta import Delta
-from deltafx.graph_module import DeltaGraphModule, check_converted
+from deltafx.graph_module import DeltaGraphModule, check_converted, dense_arguments
 from deltafx.measure import relative_error, tensors_of
 from deltafx.node import DeltaNode
 from deltafx.plan import bind_arguments
@@ -58,7 +58,7 @@ def verify(
         args = frame if isinstance(frame, tuple) else (frame,)
         with dense.listening():
             output = tensors_of(dm(*args))
-        for path, error, dtype in dense.compare(bind_arguments(dm, args, {}), output):
+        for path, error, dtype in dense.compare(bind_arguments(dm, dense_arguments(dm, args), {}), output):
             errors[path] = max(error, errors.get(path, 0.0))
             if not error <= (tolerance if tolerance is not None else TOLERANCE.get(dtype, 0.0)):
                 return Verification(path, index, error, errors)

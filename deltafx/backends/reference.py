@@ -56,18 +56,22 @@ class ReferenceKernel:
             leaf.decide(mask, mask)
             leaf.value.copy_(frame)
             return leaf.delta
+        last = leaf.value if leaf.raw is None else leaf.raw
         pixel = [1 if d == 1 else size for d, size in enumerate(frame.shape)]
         candidates = torch.ones(pixel, dtype=torch.uint8, device=frame.device)
         forced = plan.forced(candidates)
         if forced is not None:
             update = forced
         elif node.gate is not None and frame.dim() == 4:
-            change = frame.float() - leaf.value.float()
+            change = frame.float() - last.float()
             update = node.gate.mask(change, plan.grey_level(node.path, node.gate, frame))
         else:
-            update = changed(frame, leaf.value, pixel, None, "max")
+            update = changed(frame, last, pixel, None, "max")
         update = update | state.refresh(frame.dim())
         leaf.decide(candidates, update)
+        if leaf.raw is not None:
+            leaf.raw.copy_(torch.where(update.bool(), frame, leaf.raw))
+            frame = node.values(frame)
         return emit(node.payload, state, leaf, frame, plan)
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:

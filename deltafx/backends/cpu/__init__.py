@@ -75,7 +75,7 @@ class CpuBackend:
             if node.payload != "value":
                 raise NoKernel("the difference payload has no compiled kernels")
             if isinstance(node, DenseToDelta):
-                return InputKernel(state, plan, self.isa)
+                return InputKernel(node, state, plan, self.isa)
             return self.compile(node, state, inputs, plan)
         except NoKernel as reason:
             return Fallback(node, state, inputs, str(reason))

@@ -23,14 +23,17 @@ class InputKernel:
     note = None
     exact = True
 
-    def __init__(self, state: NodeState, plan: Plan, isa: str):
+    def __init__(self, node: DenseToDelta, state: NodeState, plan: Plan, isa: str):
         leaf = state.nest
         if not isinstance(leaf, Leaf) or len(leaf.shape) != 4 or leaf.dtype not in DTYPES:
             raise NoKernel("its frame is not one tensor of images in float32 or bfloat16")
         if not plan.has_streams(leaf.shape) or leaf.pixel != (leaf.shape[0], 1, *leaf.shape[2:]):
             raise NoKernel("its frame has no streams")
         self.leaf = leaf
-        self.ending = (isa, None, matrix_of(leaf), leaf.mask, leaf.tally)
+        self.levels = None if node.preprocess is None else node.levels.detach().float().contiguous()
+        self.swaps = node.preprocess is not None and node.preprocess.swap_channels
+        raw = None if leaf.raw is None else leaf.raw.permute(0, 2, 3, 1)  # [N, H, W, C], as it lies
+        self.ending = (isa, raw, matrix_of(leaf), leaf.mask, leaf.tally)
 
     def run_input(self, node: DenseToDelta, state: NodeState, frame: Tensor, plan: Plan) -> Any:
         gate, leaf = node.gate, self.leaf
@@ -39,5 +42,5 @@ class InputKernel:
             threshold = gate.threshold * plan.grey_level(node.path, gate, frame)
             gated = (True, threshold, gate.window, gate.dilation)
         forced = plan.forced(leaf.mask)
-        operators.dense_to_delta.default(frame, *gated, None, False, forced, state.rows, *self.ending)
+        operators.dense_to_delta.default(frame, *gated, self.levels, self.swaps, forced, state.rows, *self.ending)
         return state.deltas
