@@ -143,6 +143,7 @@ void with_job(const Tensor& pixels, int64_t count, const Ending& e, const Tensor
   for (size_t i = 0; i < e.steps.size(); i += 2) {
     Step step{static_cast<Code>(e.steps[i]), static_cast<Operand>(e.steps[i + 1]), {},
               static_cast<float>(e.numbers[i]), static_cast<float>(e.numbers[i + 1])};
+    TORCH_CHECK_VALUE((step.code >= Code::add) == (step.kind != Operand::none), "steps: a code and its operand");
     if (step.kind != Operand::none && step.kind != Operand::number) {
       TORCH_CHECK_VALUE(operand < e.operands.size(), "operands: fewer than the steps name");
       const Tensor& tensor = e.operands[operand++];

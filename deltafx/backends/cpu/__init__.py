@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deltafx import _cpu
-from deltafx.backends.cpu import convolution, moving, pooling
+from deltafx.backends.cpu import convolution, fake, moving, pooling
 from deltafx.backends.cpu.entering import InputKernel
 from deltafx.backends.cpu.fallback import Fallback
 from deltafx.backends.cpu.kernel import CompiledKernel, Recipe
@@ -43,6 +43,8 @@ from deltafx.ops import (
 if TYPE_CHECKING:
     from deltafx.plan import Plan
     from deltafx.state import NodeState
+
+__all__ = ["CpuBackend", "fake"]
 
 RECIPES: dict[type, Callable[..., Recipe]] = {
     Conv: convolution.conv, ConvTranspose: convolution.conv_transpose, Linear: convolution.linear,

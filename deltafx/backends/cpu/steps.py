@@ -45,7 +45,7 @@ UNARY: dict[str, Function] = {
     "sigmoid": ("sigmoid", 0, 0), "tanh": ("tanh", 0, 0), "hardtanh": ("clamp", -1, 1),
     "hardsigmoid": ("hardsigmoid", 0, 0), "hardswish": ("hardswish", 0, 0), "softplus": ("softplus", 1, 20),
     "leaky_relu": ("leaky_relu", 0.01, 0), "exp": ("exp", 0, 0), "sqrt": ("sqrt", 0, 0), "abs": ("abs", 0, 0),
-    "square": ("square", 0, 0), "reciprocal": ("reciprocal", 0, 0), "neg": ("mul", -1, 0), "pos": ("mul", 1, 0),
+    "square": ("square", 0, 0), "reciprocal": ("reciprocal", 0, 0),
 }  # fmt: skip
 
 # Functions of two operands: the code where the chain comes first, and where it comes second. Of a sum, with the sign
@@ -135,6 +135,8 @@ class Steps:
         kwargs.pop("inplace", None)
         if name == "gelu" and kwargs.get("approximate") in ("none", "tanh"):
             return self.append("gelu_tanh" if kwargs["approximate"] == "tanh" else "gelu")
+        if name in ("neg", "pos") and len(args) == 1:
+            return self.append("mul", -1.0 if name == "neg" else 1.0, kind="number")
         if name in UNARY and len(args) == 1 and not kwargs:
             return self.append(*UNARY[name])
         if binary and len(args) == 2 and not set(kwargs) - {"alpha"}:

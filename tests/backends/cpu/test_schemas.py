@@ -1,0 +1,121 @@
+"""The compiled operators as PyTorch sees them: schemas that say what is written to, fakes, and refusals."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import deltafx
+
+pytest.importorskip("deltafx._cpu")
+from deltafx.backends.cpu.fake import OPERATORS  # noqa: E402
+
+
+class Everything(nn.Module):
+    """A network whose nodes need every compiled operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
+        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
+        self.pool = nn.MaxPool2d(3, 2, 1)
+
+    def forward(self, x: Any) -> Any:
+        x = torch.relu(self.first(x))
+        gate = torch.sigmoid(x.mean((2, 3), keepdim=True))
+        return self.pool(self.depthwise(x) + x) * 2, x * gate
+
+
+class Record(TorchDispatchMode):
+    """Keeps the arguments of each operator's last call that had something to do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, tuple] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "deltafx":
+            self.calls[func._opname] = pytree.tree_map_only(torch.Tensor, torch.clone, args)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture(scope="module")
+def calls() -> dict[str, tuple]:
+    torch.manual_seed(0)
+    dm = deltafx.convert(Everything().eval(), backend="cpu", threshold=0.1)
+    first = torch.randn(2, 3, 17, 19)
+    dm(first)
+    first[1, :, 4:9, 5] += 1
+    with Record() as record:
+        dm(first)
+    return record.calls
+
+
+def operator(name: str) -> Any:
+    return getattr(torch.ops.deltafx, name).default
+
+
+def test_a_frame_calls_every_operator(calls: dict[str, tuple]) -> None:
+    assert sorted(calls) == sorted(OPERATORS)
+    assert sorted(OPERATORS) == sorted(
+        schema.name.removeprefix("deltafx::")
+        for schema in torch._C._jit_get_all_schemas()
+        if schema.name.startswith("deltafx::")
+    )
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_opcheck(name: str, calls: dict[str, tuple]) -> None:
+    torch.library.opcheck(operator(name), pytree.tree_map_only(torch.Tensor, torch.clone, calls[name]))
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_what_is_not_declared_as_written_is_not_written(name: str, calls: dict[str, tuple]) -> None:
+    args = pytree.tree_map_only(torch.Tensor, torch.clone, calls[name])
+    operator(name)(*args)
+    arguments = operator(name)._schema.arguments
+    for argument, before, after in zip(arguments, calls[name], args, strict=True):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            for a, b in zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=True):
+                assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, argument.name
+
+
+def replaced(calls: dict[str, tuple], name: str, argument: str, value: Any) -> list[Any]:
+    names = [a.name for a in operator(name)._schema.arguments]
+    args = list(calls[name])
+    args[names.index(argument)] = value
+    return args
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value", "message"),
+    [
+        ("convolve", "x", torch.zeros(2, 3, 4), r"x: a matrix \[pixels, channels\] is needed"),
+        ("convolve", "x", torch.zeros(3, 90).t(), "x: channels must lie side by side"),
+        ("convolve", "x", torch.zeros(4, 3, dtype=torch.float64), "x: float32 or bfloat16 is supported"),
+        ("convolve", "weight", torch.zeros(3), "weight: a contiguous Float CPU tensor of .* elements is needed"),
+        ("convolve", "isa", "mmx", "isa: this processor has no mmx"),
+        ("convolve", "count", 10**6, "count: 1000000 of"),
+        ("depthwise", "x", torch.zeros(180, 7), "depthwise: 7 channels in, 8 out"),
+        ("pool", "maximum", False, "pool: a mean needs the shares of its taps"),
+        ("copy", "x", torch.zeros(1, 1), r"copy: \[1, 1\] into"),
+        ("copy", "steps", [18], "steps: a code and a kind"),
+        ("copy", "operands", [], "operands: fewer than the steps name"),
+        ("copy", "operands", [torch.zeros(5, 5)], r"operand: \[2, 8\] is needed; got \[5, 5\]"),
+        ("reduce", "image_rows", 7, "reduce: .* into"),
+        ("collect", "relations", [], "collect: a relation and a tally are needed for each mask"),
+        ("dense_to_delta", "frame", torch.zeros(3), r"frame: \[N, C, H, W\] on the CPU is needed"),
+        ("dense_to_delta", "frame", torch.zeros(2, 3, 5, 5), r"dense_to_delta: \[2, 3, 5, 5\] into"),
+        ("dense_to_delta", "frame", torch.zeros(2, 3, 17, 19, dtype=torch.uint8), "frame: uint8 with raw and levels"),
+    ],
+)
+def test_refuses_what_it_cannot_read(
+    name: str, argument: str, value: Any, message: str, calls: dict[str, tuple]
+) -> None:
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
+        operator(name)(*replaced(calls, name, argument, value))
