@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test cuda lint types format demo clean
+.PHONY: help setup test cuda bench sanitize lint types format demo clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -34,6 +34,16 @@ ifeq ($(wildcard csrc/cuda/*.cu),)
 else
 	@echo "csrc/cuda has .cu files, and this Makefile does not say yet how they are compiled" >&2; exit 1
 endif
+
+bench: setup  ## measure converted networks beside eager PyTorch; results go to benchmarks/results
+	$(BIN)/python -m benchmarks.cpu $(ARGS)
+
+# The whole package with a sanitized extension, beside the tree; the interpreter itself knows nothing of sanitizers.
+SANITIZED := build/sanitized
+sanitize: setup  ## run the tests of the compiled backend with the address and undefined-behaviour sanitizers
+	DELTAFX_SANITIZE=1 $(BIN)/python setup.py -q build --build-temp build/sanitized.tmp --build-lib $(SANITIZED)
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  $(BIN)/python -m pytest -q -o pythonpath="$(SANITIZED) ." $(if $(ARGS),$(ARGS),tests/backends tests/test_preprocess.py)
 
 lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

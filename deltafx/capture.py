@@ -130,7 +130,8 @@ def stand_ins(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
 
     def stand_in(value: Any) -> Any:
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
-            return copies.setdefault(value, value.detach().clone())
+            # Through `data`, whose version starts at 0: the clone of a tensor made in inference mode is at 1.
+            return copies.setdefault(value, value.detach().clone().data)
         return copy.copy(value) if type(value) in (list, dict, collections.OrderedDict, set) else value
 
     for module, attributes in kept:

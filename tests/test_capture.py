@@ -268,6 +268,13 @@ def test_in_inference_mode():
     assert_same(converted, model, frame())
 
 
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True)).eval()
+        assert_same(deltafx.convert(model), model, frame())
+    assert_same(deltafx.convert(model), model, frame())
+
+
 def test_buffers_are_shared():
     """They are copies only while the model is traced."""
     model = net(lambda self, x: x * self.scale, scale=torch.rand(3, 1, 1))

@@ -87,7 +87,7 @@ class CpuBackend:
         if state.reason is not None or node.island is not None or state.random:
             raise NoKernel("it is dense")
         if not state.aligned:
-            raise NoKernel("it mixes streams")
+            raise NoKernel("it mixes streams, or follows what may")
         alone = len(node.stages) == 1
         if alone and isinstance(node.head, (View, Reshape, GetItem)):
             return moving.view(node, state, inputs, plan)

@@ -141,7 +141,8 @@ class Steps:
             return self.append(*UNARY[name])
         if binary and len(args) == 2 and not set(kwargs) - {"alpha"}:
             return self.binary(name, *args, kwargs.get("alpha", 1))
-        raise NoKernel(f"{name} has no compiled step with these arguments")
+        known = binary or name in UNARY
+        raise NoKernel(f"{name} has no compiled step{' with these arguments' if known else ''}")
 
     def clamp(self, name: str, args: list[Any], kwargs: dict[str, Any]) -> None:
         low = kwargs.get("min", args[0] if args and name != "clamp_max" else None)

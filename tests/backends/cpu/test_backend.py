@@ -1,0 +1,283 @@
+"""The CPU backend as a user meets it: options, the dense switch, what it leaves to the reference, determinism."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+import deltafx
+from deltafx.measure import relative_error
+from deltafx.testing import blobs, clip, force_masks
+from tests.small import frame, input_rate, small, touched, was_full
+
+_cpu = pytest.importorskip("deltafx._cpu")
+from deltafx.backends.cpu import convolution  # noqa: E402
+
+
+class Network(nn.Module):
+    """Every family of kernels: odd channels, groups, strides, a gate, a concatenation, an upsampled branch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 20, 5, stride=2, padding=2)
+        self.norm = nn.BatchNorm2d(20)
+        self.depthwise = nn.Conv2d(20, 20, 3, padding=1, groups=20)
+        self.grouped = nn.Conv2d(20, 30, 3, padding=2, dilation=2, groups=5)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(30, 7, 1), nn.SiLU(), nn.Conv2d(7, 30, 1))
+        self.down = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Conv2d(30, 13, 1), nn.Hardswish())
+        self.up = nn.ConvTranspose2d(13, 11, 4, stride=2, padding=1)
+        self.head = nn.Linear(41, 5)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.relu(self.norm(self.stem(x)))
+        x = self.grouped(torch.relu(self.depthwise(x) + x))
+        x = x * torch.sigmoid(self.gate(x))
+        small = self.down(x)
+        x = torch.cat([x, self.up(small)], 1)
+        return nn.functional.interpolate(x, scale_factor=2, mode="bilinear"), self.head(x.mean((2, 3)))
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return Network().eval()
+
+
+def pictures(count: int = 12) -> list[Tensor]:
+    return list(clip(count, 44, 60))
+
+
+def states(dm: Any) -> dict[str, Tensor]:
+    nodes = dm.runtime.plans[0].nodes
+    return {f"{path}[{i}]": leaf.value for path, state in nodes.items() for i, leaf in enumerate(state.leaves)}
+
+
+def masks(dm: Any) -> dict[str, Tensor]:
+    nodes = dm.runtime.plans[0].nodes
+    return {f"{path}[{i}]": leaf.mask for path, state in nodes.items() for i, leaf in enumerate(state.leaves)}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The reference's semantics
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"threshold": 0.1},
+        {"threshold": 0.2, "norm": "max"},
+        {"threshold": deltafx.absolute(0.3)},
+        {"mode": "balanced"},
+        {"mode": "fast"},
+        {"input_gate": deltafx.InputGate(20)},
+        {"input_gate": deltafx.InputGate(9, window=3, dilation=2, grey_level=0.02), "refresh_every": 5},
+    ],
+    ids=str,
+)
+def test_it_decides_as_the_reference_does(settings: dict[str, Any]) -> None:
+    model = network()
+    options = {"check": True, "dense_switch": False}
+    dm = deltafx.convert(model, backend="cpu", options=options, **settings)
+    reference = deltafx.convert(model, backend="reference", **settings)
+    for number, picture in enumerate(pictures(18)):
+        ours, theirs = dm(picture), reference(picture)
+        if number == 9:
+            deltafx.reset(dm, streams=[1])
+            deltafx.reset(reference, streams=[1])
+        assert relative_error(list(ours), list(theirs)) < 1e-3
+        for path, mask in masks(dm).items():  # a pixel just at its threshold may fall on either side
+            different = (mask != masks(reference)[path]).float().mean()
+            assert different <= 0.01, f"frame {number}, {path}: {different:.1%} of the mask"
+
+
+def test_forced_masks_count_the_same_work() -> None:
+    model = network()
+    dm, reference = (deltafx.convert(model, backend=name) for name in ("cpu", "reference"))
+    mask = blobs(44, 60, 0.05, size=8)
+    mask = torch.stack([mask, mask.flip(0)])
+    with force_masks(dm, mask), force_masks(reference, mask):
+        for picture in pictures(4):
+            assert relative_error(list(dm(picture)), list(reference(picture))) < 1e-5
+    ours, theirs = (deltafx.report(each).totals for each in (dm, reference))
+    assert ours["macs"] == theirs["macs"] < 0.6 * ours["macs_dense"]
+
+
+def test_what_stands_in_the_buffers_is_what_dense_gives() -> None:
+    """In exact mode, after every frame, whatever came before: within rounding at every node."""
+    model = network()
+    dm = deltafx.convert(model, backend="cpu", options={"check": True, "dense_switch": False})
+    for picture in pictures():
+        dm(picture)
+    fresh = deltafx.convert(model, backend="cpu", options={"dense_switch": False})
+    fresh(picture)
+    for path, value in states(dm).items():
+        assert torch.equal(value, states(fresh)[path]), path
+
+
+@pytest.mark.parametrize("isa", _cpu.instruction_sets)
+def test_bits_do_not_depend_on_the_number_of_threads(isa: str) -> None:
+    model, results = network(), []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        dm = deltafx.convert(model, backend="cpu", options={"isa": isa, "dense_switch": False})
+        results.append([dm(picture) for picture in pictures(6)])
+    torch.set_num_threads(1)
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert relative_error(list(a), list(b)) == 0
+
+
+def test_a_pixel_does_not_depend_on_how_many_are_computed_with_it() -> None:
+    """Tiles of every length, with and without a rest, and the way for few pixels."""
+    torch.manual_seed(0)
+    dm = deltafx.convert(nn.Sequential(nn.Conv2d(20, 40, 3, padding=1)).eval(), backend="cpu")
+    x = torch.randn(1, 20, 9, 31)
+    whole = dm(x)
+    for width in range(1, 32):
+        broken = x.clone()
+        broken[..., :width] += 1
+        dm(broken)
+        assert torch.equal(dm(x), whole)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Options
+
+
+def test_the_dense_switch_gives_the_same_within_rounding(monkeypatch: Any) -> None:
+    monkeypatch.setattr(convolution, "NARROW_GROUPS", 0.0)
+    monkeypatch.setattr(convolution, "TRANSPOSED", 0.0)
+    model, calls = network(), []
+    switched = deltafx.convert(model, backend="cpu", options={"check": True})
+    sparse = deltafx.convert(model, backend="cpu", options={"dense_switch": False})
+    for dm in (switched, sparse):
+        dm(pictures(1)[0])
+        for path in ("grouped", "up"):
+            kernel = dm.runtime.plans[0].nodes[path].kernel
+            if kernel.dense is not None:
+                monkeypatch.setattr(kernel, "dense", lambda dense=kernel.dense: calls.append(1) or dense())
+    for picture in pictures():
+        assert relative_error(list(switched(picture)), list(sparse(picture))) < 1e-5
+        for path, mask in masks(switched).items():
+            assert not (mask.bool() & ~masks(sparse)[path].bool()).float().mean() > 0.02, path
+    assert len(calls) >= 2 * 10, "the switched network ran neither layer densely"
+
+
+def test_profiling_says_where_the_time_goes() -> None:
+    dm = deltafx.convert(network(), backend="cpu", options={"profile": True})
+    for picture in pictures(3):
+        dm(picture)
+    report = deltafx.report(dm)
+    assert all(node.milliseconds > 0 for node in report.nodes if node.kernel != "constant")
+    assert report.totals["milliseconds"] == pytest.approx(sum(node.milliseconds or 0 for node in report.nodes))
+    assert " ms" in str(report).splitlines()[0]
+    deltafx.reset(dm)
+    assert deltafx.report(dm)["stem"].milliseconds_mean is None
+
+
+def test_without_profiling_there_are_no_times() -> None:
+    dm = deltafx.convert(small(), backend="cpu")
+    dm(frame())
+    report = deltafx.report(dm)
+    assert {node.milliseconds for node in report.nodes} == {None}
+    assert " ms" not in str(report).splitlines()[0]
+
+
+def test_an_instruction_set_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(deltafx.ConvertError, match=r"option 'isa' 'sse'\. Known: avx2, avx512, portable"):
+        deltafx.convert(small(), options={"isa": "sse"})
+
+
+def test_an_instruction_set_that_the_processor_lacks_is_refused(monkeypatch: Any) -> None:
+    monkeypatch.setattr(_cpu, "instruction_sets", ["portable"])
+    with pytest.raises(deltafx.ConvertError, match=r"option 'isa': this processor has no avx2; it has portable"):
+        deltafx.convert(small(), backend="cpu", options={"isa": "avx2"})
+
+
+def test_build_info_says_what_was_built() -> None:
+    info = deltafx.build_info()
+    assert info["backends"]["cpu"] == "available"
+    assert info["auto"] == "cpu"
+    assert info["cpu"]["instruction_sets"][-1] == "portable"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What it leaves to the reference
+
+
+@fx.wrap
+def sorted_pixels(x: Tensor) -> Tensor:
+    return x.sort(1)[0]
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cumsum(sorted_pixels(torch.sinc(self.conv(x))), 1)
+
+
+def test_the_report_says_what_the_reference_runs_and_why() -> None:
+    torch.manual_seed(0)
+    dm = deltafx.convert(Mixed().eval(), backend="cpu")
+    dm(frame())
+    report = deltafx.report(dm)
+    assert (report["conv"].kernel, report["conv"].note) == ("reference", "sinc has no compiled step")
+    assert (report["cumsum"].kernel, report["cumsum"].note) == ("reference", "it mixes streams, or follows what may")
+    assert (report["sorted_pixels"].kernel, report["sorted_pixels"].note) == ("dense", None)
+    assert "reference kernel: conv (conv2d + sinc): sinc has no compiled step" in str(report)
+
+
+def test_what_the_reference_runs_rests_while_nothing_arrives(monkeypatch: Any) -> None:
+    torch.manual_seed(0)
+    model, calls = Mixed().eval(), []
+    dm = deltafx.convert(model, backend="cpu")
+    dm(frame())
+    for node in dm.modules():
+        if hasattr(node, "stages"):
+            monkeypatch.setattr(node, "dense", lambda *args, dense=node.dense: calls.append(1) or dense(*args))
+    want = dm(frame()).clone()
+    assert calls == []
+    assert all(node.update_rate == 0 for node in deltafx.report(dm).nodes)
+    dm(touched(frame()))
+    assert len(calls) == 3
+    assert torch.equal(dm(frame()), want)
+
+
+@pytest.mark.parametrize("move", [lambda dm: dm.half(), lambda dm: dm.double()], ids=["float16", "float64"])
+def test_other_dtypes_run_on_the_reference(move: Any) -> None:
+    model = small()
+    dm = move(deltafx.convert(model, backend="cpu"))
+    dtype = next(dm.parameters()).dtype
+    x = frame().to(dtype)
+    got = dm(x)
+    torch.testing.assert_close(got, copy.deepcopy(model).to(dtype)(x), rtol=1e-2, atol=1e-2)
+    assert deltafx.report(dm)["first"].note == f"there are no compiled kernels for {dtype}"
+
+
+def test_the_difference_payload_runs_on_the_reference() -> None:
+    dm = deltafx.convert(small(), backend="cpu", payload="difference")
+    dm(frame())
+    assert deltafx.report(dm)["first"].note == "the difference payload has no compiled kernels"
+
+
+def test_an_interrupted_frame_is_followed_by_a_full_one(monkeypatch: Any) -> None:
+    model = small()
+    dm = deltafx.convert(model, backend="cpu")
+    dm(frame())
+    kernel = dm.runtime.plans[0].nodes["second"].kernel
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel, "compute", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            dm(frame(1))
+    with torch.no_grad():
+        torch.testing.assert_close(dm(frame()), model(frame()))
+    assert was_full(dm)
+    dm(touched(frame()))
+    assert input_rate(dm) == 1 / 128
