@@ -130,7 +130,15 @@ def markdown(results: list[Result], facts: dict[str, Any]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in results:
         bar = "" if row.bar is None else f"{row.bar:g}"
-        cells = [row.network, row.case, f"{row.share:.1%}", spread(row.ours), spread(row.eager), f"{row.ratio:.2f}", bar]
+        cells = [
+            row.network,
+            row.case,
+            f"{row.share:.1%}",
+            spread(row.ours),
+            spread(row.eager),
+            f"{row.ratio:.2f}",
+            bar,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*(f"* {key}: {value}" for key, value in facts.items()), "", *lines, ""])
 

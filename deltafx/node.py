@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from deltafx.delta import Delta
 from deltafx.errors import FrameError
 from deltafx.ops import GetItem, Island, Op
 from deltafx.preprocess import Preprocess
@@ -172,6 +171,8 @@ class DeltaNode(FrameModule):
 class DenseToDelta(FrameModule):
     """An input of the graph: compares the frame with what was propagated last and gives the first delta."""
 
+    levels: Tensor  # a buffer, with `preprocess`
+
     def __init__(self, path: str, rank: int | None = None):
         super().__init__(path)
         self.rank = rank  # of the frame, where the operators that read it tell
@@ -187,7 +188,7 @@ class DenseToDelta(FrameModule):
     def values(self, frames: Tensor) -> Tensor:
         """The dense input for raw frames."""
         assert self.preprocess is not None
-        return self.preprocess.values(frames, self.levels)  # type: ignore[arg-type]
+        return self.preprocess.values(frames, self.levels)
 
     def forward(self, frame: Any) -> Any:
         plan = self.plan

@@ -84,8 +84,9 @@ class Plan:
         if forced_mask is not self._given:
             self._given = forced_mask
             self._pooled.clear()
-            expand = forced_mask is not None
-            self.forced_mask = forced_mask.to(self.stale.device).expand(self.streams, -1, -1) if expand else None
+            self.forced_mask = None
+            if forced_mask is not None:
+                self.forced_mask = forced_mask.to(self.stale.device).expand(self.streams, -1, -1)
         if self.checker is not None:
             self.checker.begin()
 

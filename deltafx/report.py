@@ -125,7 +125,7 @@ def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
     updated, updated_mean = mean_share(state, UPDATED)
     macs_dense = state.macs if state else None
     kernel = state.kernel if state else node.backend
-    profiled = plan is not None and state is not None and plan.profiles
+    last_ms, mean_ms = times(state, plan)
     constant = plan is not None and node.path in plan.constants
     return NodeReport(
         path=node.path,
@@ -141,9 +141,16 @@ def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
         macs_mean=macs_dense * computed_mean if macs_dense is not None and computed_mean is not None else None,
         macs_dense=macs_dense,
         state_bytes=sum(t.numel() * t.element_size() for t in state.tensors()) if state else None,
-        milliseconds=1000 * state.seconds if profiled else None,
-        milliseconds_mean=1000 * state.seconds_sum / plan.counted_frames if profiled and plan.counted_frames else None,
+        milliseconds=last_ms,
+        milliseconds_mean=mean_ms,
     )
+
+
+def times(state: NodeState | None, plan: Plan | None) -> tuple[float | None, float | None]:
+    """Milliseconds of the last frame, and their mean, where they are measured."""
+    if plan is None or state is None or not plan.profiles:
+        return None, None
+    return 1000 * state.seconds, 1000 * state.seconds_sum / plan.counted_frames if plan.counted_frames else None
 
 
 def why_dense(node: DeltaNode | DenseToDelta, state: NodeState | None) -> str | None:

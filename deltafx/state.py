@@ -122,7 +122,7 @@ class NodeState:
     accumulated: dict[Any, Tensor] = field(default_factory=dict)  # by node input; None: the linear stages
     offset: Any = None  # the linear stages' result for zero inputs: their bias
     last_frame: int = -1
-    rows: Tensor | None = None  # this frame's refresh flags, [N] or [] for a node that is not aligned
+    rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool))  # refresh flags: see `refresh`
     kernel: Any = None
     deltas: Any = None  # what it sends with `value` payload: `nest` with the Delta of each Leaf
     seconds: float = 0.0  # of the last frame and, in `seconds_sum`, since the last reset; where profiling is on
@@ -142,8 +142,10 @@ class NodeState:
             leaf.tally.zero_()
 
     def refresh(self, rank: int) -> Tensor:
-        """This frame's refresh flags as a mask that broadcasts against an output of the given rank."""
-        assert self.rows is not None
+        """This frame's refresh flags as a mask that broadcasts against an output of the given rank.
+
+        They are `[N]`, or `[]` for a node that is not aligned.
+        """
         return self.rows.view(-1, *[1] * (rank - 1)) if self.rows.dim() else self.rows
 
     def tensors(self) -> Sequence[Tensor]:

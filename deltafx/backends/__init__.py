@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from deltafx.backends.reference import ReferenceBackend
 from deltafx.errors import ConvertError, unknown_name
@@ -22,8 +22,8 @@ BACKENDS = ("reference", "cpu", "cuda")
 class Backend(Protocol):
     """What `lower` gives to the nodes."""
 
-    name: str
-    pixel_major: bool  # buffers lie pixel by pixel, whatever the dense operators do
+    name: ClassVar[str]
+    pixel_major: ClassVar[bool]  # buffers lie pixel by pixel, whatever the dense operators do
 
     def bind(self, node: Any, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         """The kernel of a node: an object with `name`, `note`, `exact`, and `run`, `run_input` or `run_output`.

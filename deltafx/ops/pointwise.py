@@ -15,7 +15,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deltafx.ops.base import FRAME, Call, CallOfTwo, FunctionOp, Masks, Op, Sample, Slot, borrow_module, of_rank, seeded, union
+from deltafx.ops.base import (
+    FRAME,
+    Call,
+    CallOfTwo,
+    FunctionOp,
+    Masks,
+    Op,
+    Sample,
+    Slot,
+    borrow_module,
+    of_rank,
+    seeded,
+    union,
+)
 
 ACTIVATIONS: tuple[type[nn.Module], ...] = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.CELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 from torchvision import models
@@ -24,6 +25,9 @@ NETWORKS = (
     "efficientnet_b0", "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny", "fcn_resnet50",
     "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
+
+# For fixtures: what is prepared for a network is prepared once, although several processes share the tests.
+EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NETWORKS]
 
 
 def network(name: str, height: int, width: int) -> nn.Module:

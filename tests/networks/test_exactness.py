@@ -19,11 +19,12 @@ import deltafx
 from deltafx.capture import capture
 from deltafx.measure import relative_error, tensors_of
 from deltafx.testing import clip
-from tests.networks.networks import NETWORKS, network
+from tests.networks.networks import EACH, network
 
 SIZE = 128
-# The error may be this many times the dense network's, plus this much. Differences add up the rounding of each frame.
-BARS = {"value": (3, 1e-6), "difference": (10, 1e-5)}
+# By backend and payload: the error may be this many times the dense network's, plus this much. Differences add up the
+# rounding of each frame.
+BARS = {("cpu", "value"): (3, 1e-6), ("reference", "value"): (3, 1e-6), ("reference", "difference"): (10, 1e-5)}
 
 Outputs = list[list[Tensor]]  # by frame: the tensors of the output
 
@@ -59,22 +60,22 @@ def run_in_float64(model: nn.Module, frames: list[Tensor], together: int = 5) ->
     return [list(output) for output in outputs]
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=EACH)
 def dense(request: Any) -> Dense:
     model, frames = network(request.param, SIZE, SIZE), list(clip(25, SIZE, SIZE))
     return Dense(request.param, model, frames, run(model, frames), run_in_float64(model, frames))
 
 
-@pytest.mark.parametrize("payload", BARS)
-def test_error_is_that_of_the_dense_network(dense, payload):
-    dm = deltafx.convert(dense.model, payload=payload)
+@pytest.mark.parametrize(("backend", "payload"), BARS)
+def test_error_is_that_of_the_dense_network(dense, backend, payload):
+    dm = deltafx.convert(dense.model, backend=backend, payload=payload)
     got = run(dm, dense.frames)
     nans = [[tensor.isnan() for tensor in output] for output in got]
     for number, output in enumerate(dense.outputs):
         for ours, theirs in zip(nans[number], output, strict=True):
             assert torch.equal(ours, theirs.isnan()), f"frame {number}: not NaN where the dense network is"
 
-    times, plus = BARS[payload]
+    times, plus = BARS[backend, payload]
     for number, (ours, theirs) in enumerate(zip(dense.errors(got), dense.errors(dense.outputs), strict=True)):
         assert ours <= times * theirs + plus, (
             f"frame {number}: {ours:.1e}, the dense network {theirs:.1e}; "

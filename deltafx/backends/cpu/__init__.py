@@ -100,7 +100,7 @@ class CpuBackend:
             raise NoKernel("it has several outputs")
         (out,) = state.leaves
         steps = Steps(out)
-        recipe = family(node.head, [inputs[i] for i in node.stages[0].operands], steps, self.isa)
+        recipe = family(node.head, node.stages[0].pick(inputs, None), steps, self.isa)
         for stage in list(node.stages)[1:]:
             steps.stage(stage, inputs)
         if any(leaf.dtype != out.dtype for leaf, _ in recipe.sources):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,11 +17,14 @@ from deltafx.backends.cpu.window import Window, same_pixels, sliding, table, tra
 from deltafx.ops import Conv, ConvTranspose, Linear, SamePadded
 from deltafx.state import Leaf
 
-# The compiled kernels are as fast as oneDNN where all pixels are computed, except for two: narrow groups, which leave
-# most of a panel of weights empty, and transposed convolutions, most of whose taps read nothing. From these shares of
-# computed pixels on, dense is faster (measured on resnext50_32x4d and on a 4x4 transposed convolution of stride 2).
-NARROW_GROUPS = 0.8  # times the filled part of a panel
-TRANSPOSED = 0.25
+# The compiled kernels are as fast as oneDNN where all pixels are computed, except for those named here, where dense is
+# faster from these shares of computed pixels on (measured on resnext50_32x4d, a 4x4 transposed convolution of stride 2,
+# and twice on resnet50: benchmarks/README.md).
+NARROW_GROUPS = 0.8  # times the filled part of a panel of weights
+TRANSPOSED = 0.25  # most of its taps read nothing
+PORTABLE = 0.15  # plain C++ beside whatever oneDNN has for the processor
+BFLOAT16 = 0.45  # where the processor multiplies bfloat16, which the compiled kernels do not
+NEVER = math.inf
 
 
 def conv(op: Conv, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
@@ -48,14 +52,12 @@ def convolve(op: Conv, whole: Any, before: Sequence[int], x: Leaf, steps: Steps,
     out, per_group = weight.shape[0] // op.groups, weight.shape[1]
     if out == per_group == 1 and op.groups > 1:
         taps = weight.flatten(1).t().contiguous()
-        arguments = (matrix_of(x), taps, bias, *window.arguments)
-        return Recipe("depthwise", arguments, sources, window, steps)
+        return Recipe("depthwise", (matrix_of(x), taps, bias, *window.arguments), sources, window, steps)
     by_tap = weight.reshape(op.groups, out, per_group, -1).permute(0, 3, 2, 1)
     packed = pack(by_tap, isa)
     arguments = (matrix_of(x), packed, bias, op.groups, *window.arguments)
-    if op.groups == 1:
-        return Recipe("convolve", arguments, sources, window, steps)
-    share = NARROW_GROUPS * weight.numel() / packed.numel()
+    share = NARROW_GROUPS * weight.numel() / packed.numel() if op.groups > 1 else NEVER
+    share = min(share, dense_share(isa, x.dtype))
     return Recipe("convolve", arguments, sources, window, steps, dense(whole, x, steps), share)
 
 
@@ -71,7 +73,8 @@ def conv_transpose(op: ConvTranspose, inputs: Sequence[Any], steps: Steps, isa: 
     by_tap = weight.reshape(op.groups, -1, *weight.shape[1:]).flatten(3).permute(0, 3, 1, 2)
     bias = None if op.bias is None else op.bias.detach().float().contiguous()
     arguments = (matrix_of(x), pack(by_tap, isa), bias, op.groups, *window.arguments)
-    return Recipe("convolve", arguments, [(x, "window")], window, steps, dense(op, x, steps), TRANSPOSED)
+    share = min(TRANSPOSED, dense_share(isa, x.dtype))
+    return Recipe("convolve", arguments, [(x, "window")], window, steps, dense(op, x, steps), share)
 
 
 def linear(op: Linear, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
@@ -83,7 +86,16 @@ def linear(op: Linear, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
     by_tap = op.weight.detach().float().t().reshape(1, 1, width, -1)
     bias = None if op.bias is None else op.bias.detach().float().contiguous()
     arguments = (matrix_of(x), pack(by_tap, isa), bias, 1, *window.arguments)
-    return Recipe("convolve", arguments, [(x, "same")], window, steps)
+    share = dense_share(isa, x.dtype)
+    return Recipe("convolve", arguments, [(x, "same")], window, steps, dense(op, x, steps), share)
+
+
+def dense_share(isa: str, dtype: torch.dtype) -> float:
+    """The share of computed pixels from which oneDNN is faster than the compiled kernel for any convolution."""
+    native = torch.cpu.get_capabilities()
+    if dtype == torch.bfloat16 and (native.get("avx512_bf16") or native.get("amx_bf16")):
+        return BFLOAT16
+    return PORTABLE if isa == "portable" else NEVER
 
 
 def pack(by_tap: Tensor, isa: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""What PyTorch's tracers run instead of the compiled operators, which return nothing and write to what they are given."""
+"""What PyTorch's tracers run instead of the compiled operators, which return nothing and write to their arguments."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class Recipe:
     window: Window
     steps: Steps
     dense: Callable[[], Tensor] | None = None  # the first stage's whole result, as a matrix
-    dense_share: float = 1.0  # where more pixels than this share are computed, dense is cheaper
+    dense_share: float = 1.0  # where more pixels than this share are computed, dense is faster
 
 
 class Scratch:
@@ -78,7 +78,7 @@ class CompiledKernel:
         assert leaf.value is not None
         scratch = Scratch.of(plan, leaf.pixels)
         self.name = recipe.operator
-        self.leaf = leaf
+        self.leaf, self.value = leaf, leaf.value
         self.collect = Collector([*recipe.sources, *recipe.steps.sources], recipe.window, leaf, scratch, moves=False)
         self.operator = getattr(operators, recipe.operator).default
         self.arguments = recipe.arguments
@@ -109,5 +109,4 @@ class CompiledKernel:
         else:
             self.operator(*self.arguments, self.pixels, count, *steps)
         if self.truncation is not None:
-            plan.measure(state, leaf, self.truncation, leaf.value)
-
+            plan.measure(state, leaf, self.truncation, self.value)

@@ -1,4 +1,4 @@
-"""Nodes that compute nothing: views, and concatenations. They pass masks on, and copy what does not stand in its place."""
+"""Nodes that compute nothing: views, and concatenations. They pass masks on, and copy what stands elsewhere."""
 
 from __future__ import annotations
 

@@ -33,8 +33,8 @@ def recipe(x: Leaf, axes: Sequence[Tensor], shares: Sequence[Tensor] | None, ste
 def max_pool(op: MaxPool, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
     x, call = inputs[0], op.arguments(inputs)
     axes = [
-        sliding(x.shape[2 + d], steps.out.shape[2 + d], *window, dilation, padding)
-        for d, (*window, padding, dilation) in enumerate(windows(op.rank, call, call["dilation"]))
+        sliding(x.shape[2 + d], steps.out.shape[2 + d], kernel, stride, dilation, padding)
+        for d, (kernel, stride, padding, dilation) in enumerate(windows(op.rank, call, call["dilation"]))
     ]
     return recipe(x, axes, None, steps)
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-
 from torch import Tensor, nn
 
 from deltafx import _cpu
@@ -140,7 +139,7 @@ class Steps:
         if name in UNARY and len(args) == 1 and not kwargs:
             return self.append(*UNARY[name])
         if binary and len(args) == 2 and not set(kwargs) - {"alpha"}:
-            return self.binary(name, *args, kwargs.get("alpha", 1))
+            return self.binary(name, args[0], args[1], kwargs.get("alpha", 1))
         known = binary or name in UNARY
         raise NoKernel(f"{name} has no compiled step{' with these arguments' if known else ''}")
 
@@ -168,7 +167,8 @@ class Steps:
         if isinstance(value, Tensor) and value.numel() == 1 and value.dim() <= self.out_value.dim():
             value = value.item()
         if isinstance(value, numbers.Real):
-            return self.append(code, *((scale, value) if code in ("add", "rsub") else (value, 0)), kind="number")
+            a, b = (scale, value) if code in ("add", "rsub") else (value, 0)
+            return self.append(code, float(a), float(b), kind="number")
         if isinstance(value, Tensor):
             return self.constant(code, value, scale)
         if not isinstance(value, Leaf):
@@ -198,9 +198,7 @@ def relation_of(operand: Leaf, out: Leaf) -> str:
     if operand.shape == out.shape and operand.pixel == out.pixel:
         return "per_pixel"
     if len(operand.shape) == len(out.shape):
-        one_channel = all(
-            size == (1 if out.pixel[d] == 1 else out.shape[d]) for d, size in enumerate(operand.shape)
-        )
+        one_channel = all(size == (1 if out.pixel[d] == 1 else out.shape[d]) for d, size in enumerate(operand.shape))
         if one_channel and operand.pixel == out.pixel:
             return "pixel_gate"
         spatial = [d for d in range(1, len(out.pixel)) if out.pixel[d] != 1]
@@ -208,4 +206,3 @@ def relation_of(operand: Leaf, out: Leaf) -> str:
         if gate and math.prod(operand.pixel) == out.shape[0]:
             return "per_stream"
     raise NoKernel("an operand that is broadcast in this way has no compiled step")
-

@@ -37,12 +37,12 @@ class Window:
 
 def same_pixels(count: int) -> Window:
     """Every pixel reads itself."""
-    return Window(table([[0]]), table([[i] for i in range(count)]), 1, count)
+    return Window(counting(1).view(1, 1), counting(count).view(-1, 1), 1, count)
 
 
 def all_pixels(rows: int, columns: int) -> Window:
     """The one output pixel reads everything."""
-    return Window(table([list(range(rows))]), table([list(range(columns))]), rows, columns)
+    return Window(counting(rows).view(1, -1), counting(columns).view(1, -1), rows, columns)
 
 
 def sliding(
@@ -76,6 +76,10 @@ def adaptive(size: int, new: int) -> Tensor:
 
 def inside(position: Tensor, size: int) -> Tensor:
     return torch.where((position >= 0) & (position < size), position, NOTHING).to(torch.int32).contiguous()
+
+
+def counting(size: int) -> Tensor:
+    return torch.arange(size, dtype=torch.int32)
 
 
 def table(rows: Sequence[Sequence[int]]) -> Tensor:

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import deltafx
 
 pytest.importorskip("deltafx._cpu")
-from deltafx.backends.cpu.fake import OPERATORS  # noqa: E402
+from deltafx.backends.cpu.fake import OPERATORS
 
 
 class Everything(nn.Module):
