@@ -20,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from deltafx.errors import ConvertError
 from deltafx.graph_module import DeltaGraphModule
+from deltafx.leaves import inline_leaves
 from deltafx.ops import operator_of_module
 from deltafx.passes.context import constant_of, place_constant, place_module
 from deltafx.passes.functionalise import IN_PLACE_OPERATORS
@@ -87,10 +88,12 @@ class Tracer(fx.Tracer):
 
 
 def capture(model: nn.Module) -> fx.GraphModule:
-    """A graph module over the caller's weights; a GraphModule is taken as it is. The model is not changed."""
+    """A graph module over the caller's weights, which is not changed. The graph of a GraphModule is taken over."""
     check_model(model)
     if isinstance(model, fx.GraphModule):
-        return over(model, copy.deepcopy(model.graph), {})
+        graph_module = over(model, copy.deepcopy(model.graph), {})
+        inline_leaves(graph_module, capture)
+        return graph_module
     with torch.inference_mode(False), stand_ins(model) as originals:
         return over(model, trace(model, originals), originals)
 
