@@ -26,7 +26,7 @@ $(STAMP): setup.py pyproject.toml Makefile
 	@touch $@
 
 test: setup $(if $(filter 1,$(CUDA)),cuda)  ## run all CPU tests; CUDA=1 compiles the CUDA sources first
-	$(BIN)/python -m pytest -q -m "not cuda" $(ARGS)
+	$(BIN)/python -m pytest -q -m "not cuda" -n auto --dist loadgroup $(ARGS)
 
 cuda:
 ifeq ($(wildcard csrc/cuda/*.cu),)
@@ -60,8 +60,8 @@ format: setup  ## rewrite the Python files in house style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-demo: setup  ## convert MobileNetV2, run it on a real clip, print what was saved
-	$(BIN)/python -m deltafx.demo $(ARGS)
+demo: setup  ## a face detector on a webcam clip, dense and converted: a table, out/demo.mp4, out/demo.json
+	$(BIN)/deltafx demo $(ARGS)
 
 clean:  ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

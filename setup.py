@@ -19,9 +19,9 @@ MAPPED = ("passes", "models_zoo")  # folders at the top of the tree that are sub
 PACKAGES = find_packages(include=["deltafx", "deltafx.*"])
 PACKAGES += [f"deltafx.{name}" for folder in MAPPED for name in find_packages(include=[folder, f"{folder}.*"])]
 
-DEMO = ["av", "rich", "torchvision"]
+DEMO = ["av", "onnx2torch", "pillow", "rich", "torchvision", "typer"]
 BENCH = ["rich", "torchvision", "typer"]
-DEV = [*DEMO, *BENCH, "hypothesis", "mypy", "ninja", "pre-commit", "pybind11", "pytest", "ruff"]
+DEV = [*DEMO, *BENCH, "hypothesis", "mypy", "ninja", "pre-commit", "pybind11", "pytest", "pytest-xdist", "ruff"]
 
 # DELTAFX_SANITIZE=1: with the address and undefined-behaviour sanitizers, which stop at the first error.
 SANITIZE = os.environ.get("DELTAFX_SANITIZE") == "1"
@@ -45,8 +45,9 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir={f"deltafx.{folder}": folder for folder in MAPPED},
-    package_data={"deltafx": ["py.typed"], "deltafx.models_zoo": ["*.json"]},
+    package_data={"deltafx": ["py.typed", "*.pyi"], "deltafx.models_zoo": ["*.json"]},
     install_requires=["networkx", "numpy", "torch>=2.11"],
+    entry_points={"console_scripts": ["deltafx = deltafx.__main__:main"]},
     extras_require={"bench": BENCH, "demo": DEMO, "dev": DEV},
     ext_modules=[CPU],
     cmdclass={"build_ext": BuildExtension},

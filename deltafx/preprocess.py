@@ -43,6 +43,10 @@ class Preprocess:
                 f"std={self.std}."
             )
 
+    def __call__(self, frame: Any) -> Tensor:
+        """The dense model's input for a raw frame: float32 `[N, C, H, W]`."""
+        return self.values(self.frames(frame), self.levels(torch.float32))
+
     def levels(self, dtype: torch.dtype) -> Tensor:
         """What becomes of each level in each channel of the model's input: `[C, 256]`."""
         mean, std = (torch.tensor(values).unsqueeze(1) for values in (self.mean, self.std))
@@ -50,7 +54,10 @@ class Preprocess:
 
     def frames(self, frame: Any) -> Tensor:
         """The frame as a uint8 tensor `[N, C, H, W]`, a view of it; raises FrameError where it is something else."""
-        given = torch.from_numpy(frame) if isinstance(frame, np.ndarray) and frame.dtype == np.uint8 else frame
+        given = frame
+        if isinstance(frame, np.ndarray) and frame.dtype == np.uint8:
+            # PyTorch has no negative strides, which a flipped picture has.
+            given = torch.from_numpy(np.ascontiguousarray(frame) if min(frame.strides, default=0) < 0 else frame)
         right = isinstance(given, Tensor) and given.dtype == torch.uint8 and given.dim() in (3, 4)
         if not right or given.shape[-1] != len(self.mean):
             what = f"{frame.dtype} {tuple(frame.shape)}" if hasattr(frame, "shape") else type(frame).__name__

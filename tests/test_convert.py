@@ -16,8 +16,9 @@ convert_module = inspect.getmodule(deltafx.convert)
 
 def test_the_public_names():
     assert set(deltafx.__all__) == {
-        "Comparison", "ConvertError", "DeltaGraphModule", "FrameError", "InputGate", "Report", "Verification",
-        "__version__", "absolute", "build_info", "compare", "convert", "report", "reset", "testing", "verify",
+        "Comparison", "ConvertError", "DeltaGraphModule", "Detections", "Estimate", "FrameError", "InputGate",
+        "Preprocess", "Report", "Verification", "__version__", "absolute", "build_info", "compare", "convert",
+        "estimate", "report", "reset", "testing", "verify",
     }  # fmt: skip
     assert all(hasattr(deltafx, name) for name in deltafx.__all__)
     assert callable(deltafx.testing.force_masks)
@@ -27,7 +28,7 @@ def test_the_signature():
     parameters = inspect.signature(deltafx.convert).parameters
     assert {name: parameter.default for name, parameter in parameters.items() if name != "model"} == {
         "example_inputs": None, "mode": "exact", "threshold": None, "norm": "rms", "input_gate": None,
-        "payload": "value", "backend": "auto", "keep_dense": (), "refresh_every": None, "strict": False, "dump": None,
+        "preprocess": None, "payload": "value", "backend": "auto", "keep_dense": (), "refresh_every": None, "strict": False, "dump": None,
         "options": None,
     }  # fmt: skip
     positional = [p.name for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]

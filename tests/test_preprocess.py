@@ -102,6 +102,19 @@ def test_the_gate_counts_in_levels_of_the_frame(backend, window):
     assert input_rate(dm) == window * window / 64
 
 
+def test_called_it_gives_the_dense_input():
+    torch.testing.assert_close(PREPROCESS(raw()), normalised(raw()))
+    assert PREPROCESS(raw()[0]).shape == (1, 3, 8, 8)
+
+
+def test_flipped_views_of_numpy():
+    """As `frame[:, :, ::-1]` gives them, whose strides PyTorch does not have."""
+    frame = raw()[0].numpy()
+    dm = deltafx.convert(small(), preprocess=PREPROCESS)
+    assert torch.equal(dm(frame[:, ::-1, ::-1]), dm(frame[:, ::-1, ::-1].copy()))
+    assert input_rate(dm) == 0
+
+
 def test_examples_and_comparisons_take_raw_frames():
     model = small()
     dm = deltafx.convert(model, raw(), preprocess=PREPROCESS)

@@ -1,20 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 
-from deltafx.video import read_frames
+from deltafx.video import Video, VideoError, VideoWriter, read_frames
+from tests.clips import scene, write
 
 av = pytest.importorskip("av")
-
-
-def _write_clip(path, frames, codec="ffv1", pixel_format="bgr0"):
-    """Writes a lossless clip."""
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=10)
-        stream.height, stream.width = frames[0].shape[:2]
-        stream.pix_fmt = pixel_format
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
 
 
 @pytest.fixture
@@ -24,7 +16,7 @@ def frames():
 
 @pytest.mark.parametrize(("count", "expected"), [(None, 5), (3, 3), (99, 5), (0, 0)])
 def test_reads_rgb_frames_in_order(tmp_path, frames, count, expected):
-    _write_clip(tmp_path / "clip.mkv", frames)
+    write(tmp_path / "clip.mkv", frames)
     read = list(read_frames(tmp_path / "clip.mkv", count))
     assert len(read) == expected
     for got, written in zip(read, frames):
@@ -68,3 +60,112 @@ def test_video_without_frames(tmp_path, frames):
 def test_negative_count(tmp_path):
     with pytest.raises(ValueError, match="count is -1"):
         next(read_frames(tmp_path / "clip.mp4", -1))
+
+
+# -- what goes wrong in the middle ------------------------------------------------------------------------------------
+
+
+def read_until_it_breaks(path):
+    read = []
+    with Video(path) as video, pytest.raises(VideoError) as error:
+        for frame in video.frames():
+            read.append(frame)
+    return read, str(error.value)
+
+
+def test_a_file_that_breaks_off(tmp_path):
+    """What was read before is good, and the message says where it ended."""
+    whole = write(tmp_path / "whole.avi", list(scene(20)))
+    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    read, message = read_until_it_breaks(tmp_path / "cut.avi")
+    assert 4 < len(read) < 16
+    for got, want in zip(read[:-1], scene(20), strict=False):  # the last one may be half a frame
+        np.testing.assert_array_equal(got, want)
+    assert f"cut.avi: the file is broken: it ends after frame {len(read)} of 20" in message
+
+
+def test_a_size_that_changes(tmp_path):
+    """In a stream of JPEG pictures every one may have its own size."""
+    small, large = (write(tmp_path / f"{n}.mjpeg", list(scene(3, *size)), "mjpeg", "yuvj420p")
+                    for n, size in enumerate([(32, 48), (48, 64)]))  # fmt: skip
+    (tmp_path / "both.mjpeg").write_bytes(small.read_bytes() + large.read_bytes())
+    read, message = read_until_it_breaks(tmp_path / "both.mjpeg")
+    assert len(read) == 3
+    assert "both.mjpeg: frame 3 is 64x48, those before are 48x32; state belongs to one size" in message
+
+
+def test_a_turned_video_is_turned_upright(tmp_path, monkeypatch):
+    frames = list(scene(3, 32, 48))
+    path = write(tmp_path / "phone.mkv", frames)
+    monkeypatch.setattr(Video, "turned", staticmethod(lambda frame: 90))
+    with Video(path) as video:
+        assert (video.height, video.width) == (48, 32)
+        assert video.note == f"{path} is stored turned; its frames are turned upright."
+        for got, stored in zip(video.frames(), frames, strict=True):
+            np.testing.assert_array_equal(got, np.rot90(stored))
+    with Video(path) as video:
+        assert next(video.frames(1, (24, 16))).shape == (24, 16, 3)
+
+
+def test_a_camera_that_is_not_there():
+    with pytest.raises(VideoError, match=r"camera 97: cannot be opened \(.+\)"):
+        Video("97")
+
+
+def test_a_stream_that_does_not_answer():
+    with pytest.raises(VideoError, match=r"rtsp://127\.0\.0\.1:9/x: cannot be opened \(.+\)"):
+        Video("rtsp://127.0.0.1:9/x")
+
+
+# -- parts of it ------------------------------------------------------------------------------------------------------
+
+
+def test_resized_frames(tmp_path, frames):
+    write(tmp_path / "clip.mkv", frames)
+    with Video(tmp_path / "clip.mkv") as video:
+        assert [frame.shape for frame in video.frames(2, (36, 44))] == [(36, 44, 3)] * 2
+
+
+def test_facts(tmp_path):
+    with Video(write(tmp_path / "clip.avi", list(scene(7, 32, 48)))) as video:
+        assert (video.height, video.width, video.rate, video.announced, video.note) == (32, 48, 10, 7, None)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5])
+def test_seek(tmp_path, share):
+    frames = list(scene(40, 32, 112))
+    path = write(tmp_path / "clip.mp4", frames, "libx264", "yuv444p")
+    with Video(path) as video:
+        assert video.seek(share)
+        (got,) = video.frames(1)
+    distances = [np.abs(got.astype(int) - frame).mean() for frame in frames]
+    assert np.argmin(distances) == 40 * share
+
+
+# -- writing ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_written_can_be_read(tmp_path):
+    frames = list(scene(6, 33, 47))  # H.264 has even sizes only
+    with VideoWriter(tmp_path / "new" / "film.mp4", 12.5) as writer:
+        for frame in frames:
+            writer.write(frame)
+    with Video(tmp_path / "new" / "film.mp4") as video:
+        assert (video.height, video.width, video.rate) == (32, 46, 12.5)
+        for got, want in itertools.zip_longest(video.frames(), frames):
+            assert np.abs(got.astype(int) - want[:32, :46]).mean() < 12  # lossy, and colour has half the resolution
+
+
+def test_an_interrupted_film_is_finished(tmp_path):
+    with pytest.raises(KeyboardInterrupt), VideoWriter(tmp_path / "film.mp4", 10) as writer:
+        for number, frame in enumerate(scene(9)):
+            writer.write(frame)
+            if number == 4:
+                raise KeyboardInterrupt
+    assert len(list(read_frames(tmp_path / "film.mp4"))) == 5
+
+
+def test_no_frame_no_file(tmp_path):
+    with VideoWriter(tmp_path / "film.mp4", 10):
+        pass
+    assert list(tmp_path.iterdir()) == []

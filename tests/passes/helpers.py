@@ -19,8 +19,8 @@ from deltafx.settings import Settings, resolve
 from tests.tolerance import TOLERANCE
 
 DEFAULTS: dict[str, Any] = {
-    "mode": "exact", "threshold": None, "norm": "rms", "input_gate": None, "payload": "value", "backend": "reference",
-    "keep_dense": (), "refresh_every": None, "strict": False, "dump": None, "options": None,
+    "mode": "exact", "threshold": None, "norm": "rms", "input_gate": None, "preprocess": None, "payload": "value",
+    "backend": "reference", "keep_dense": (), "refresh_every": None, "strict": False, "dump": None, "options": None,
 }  # fmt: skip
 
 

@@ -1,0 +1,144 @@
+"""What the commands share: options, errors as one sentence, exit codes, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import sys
+from collections.abc import Callable, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from deltafx.errors import ConvertError, FrameError
+from deltafx.models_zoo.assets import AssetError
+from deltafx.networks import statistics_of
+from deltafx.preprocess import Preprocess
+from deltafx.video import Video
+
+FAILED, PARTIAL, INTERRUPTED = 1, 3, 130  # exit codes; 2 is typer's for arguments it does not take
+EXIT_CODES = (
+    "Exit codes: 0 done; 1 failed, with the reason; 2 wrong arguments; 3 ended early, what was done is kept; "
+    "130 interrupted."
+)
+
+messages = Console(stderr=True, highlight=False)  # standard output is for results
+
+
+class Mode(str, Enum):
+    exact = "exact"
+    balanced = "balanced"
+    fast = "fast"
+
+
+ModelOption = Annotated[
+    str, typer.Option("--model", "-m", help="centerface, mobilenet_v2, a name of torchvision, timm:NAME, or FILE.onnx")
+]
+ModeOption = Annotated[Mode, typer.Option("--mode", help="what counts as changed")]
+FramesOption = Annotated[int | None, typer.Option("--frames", "-n", min=2, help="how many frames; all by default")]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="the result as JSON on standard output, and nothing else there")
+]
+SizeOption = Annotated[
+    str | None, typer.Option("--size", metavar="WxH", help="resize the frames; by default the video's own size")
+]
+MeanOption = Annotated[
+    str | None, typer.Option("--mean", metavar="R,G,B", help="of the network's input, in 0..1; its own by default")
+]
+StdOption = Annotated[
+    str | None, typer.Option("--std", metavar="R,G,B", help="deviation of the network's input, in 0..1")
+]
+
+
+def reported(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Errors that a user can do something about become one sentence and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            code = command(*args, **kwargs)
+        except (ConvertError, FrameError, AssetError, OSError, ImportError, ValueError) as error:
+            messages.print(f"[red]deltafx {command.__name__}:[/red] ", end="")
+            messages.print(str(error), markup=False)
+            code = FAILED
+        except KeyboardInterrupt:
+            code = INTERRUPTED
+        if code:
+            raise typer.Exit(code)
+
+    return run
+
+
+def ended(stopped: str | None) -> int:
+    """Says why a run ended early, if it did; the exit code."""
+    if stopped is None:
+        return 0
+    messages.print(
+        f"[yellow]Ended early:[/yellow] {stopped}"
+        if stopped != "interrupted"
+        else "Interrupted; what was done is kept."
+    )
+    return INTERRUPTED if stopped == "interrupted" else PARTIAL
+
+
+def statistics(mean: str | None, std: str | None) -> Preprocess | None:
+    """What --mean and --std say."""
+    if (mean is None) != (std is None):
+        raise ValueError("--mean and --std belong together")
+    return None if mean is None or std is None else statistics_of(numbers(mean, "--mean"), numbers(std, "--std"))
+
+
+def numbers(text: str, option: str) -> list[float]:
+    try:
+        return [float(each) for each in text.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"{option} is {text!r}; numbers with commas between are expected, as 0.485,0.456,0.406"
+        ) from None
+
+
+def size_of(text: str | None, video: Video) -> tuple[int, int]:
+    """Height and width that --size names, or the video's."""
+    if text is None:
+        return video.height, video.width
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        width = height = 0
+    if width < 1 or height < 1:
+        raise ValueError(f"--size is {text!r}; a width and a height are expected, as 640x480")
+    return height, width
+
+
+def tell(*notes: str | None) -> None:
+    for note in notes:
+        if note:
+            messages.print(f"[yellow]note:[/yellow] {note}")
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int | None) -> Iterator[Callable[[], None]]:
+    """A bar on standard error; yields what is called after each step."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=messages, transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda: bar.advance(task)
+
+
+def total_of(video: Video, frames: int | None) -> int | None:
+    """How many steps a progress bar has."""
+    known = [number for number in (video.announced, frames) if number]
+    return min(known) if known else None
+
+
+def print_json(result: Any) -> None:
+    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+
+
+def default_out() -> Path:
+    return Path("out")

@@ -1,0 +1,113 @@
+"""`deltafx run`."""
+
+from __future__ import annotations
+
+import statistics
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import typer
+
+from deltafx.cli import common
+from deltafx.networks import load_network
+
+HELP = f"""Run a converted network over a video, a camera or a stream, and write a film of it if asked.
+
+[bold]Examples[/bold]
+
+  deltafx run street.mp4 --model centerface --out faces.mp4
+
+  deltafx run 0 --model mobilenet_v2 --frames 500
+
+  deltafx run rtsp://camera.local/stream --model centerface --mode fast --json
+
+{common.EXIT_CODES}
+"""
+
+
+def run(
+    video: Annotated[str, typer.Argument(help="a video file, a camera's number, or a stream's URL")],
+    model: common.ModelOption = "centerface",
+    mode: common.ModeOption = common.Mode.balanced,
+    frames: common.FramesOption = None,
+    size: common.SizeOption = None,
+    mean: common.MeanOption = None,
+    std: common.StdOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="an H.264 film: updated pixels glow, boxes are drawn")
+    ] = None,
+    as_json: common.JsonOption = False,
+) -> int:
+    import deltafx
+    from deltafx.picture import delta_panel, side_by_side
+    from deltafx.playback import advance
+    from deltafx.video import Video, VideoError, VideoWriter
+
+    network = load_network(model, common.statistics(mean, std))
+    dm = deltafx.convert(network.model, mode=mode.value, preprocess=network.preprocess)
+    done: list[Figures] = []
+    stopped: str | None = None
+    with Video(video) as source, VideoWriter(out, source.rate) if out else nullcontext() as film:
+        height, width = network.fit(*common.size_of(size, source))
+        common.tell(network.note, source.note)
+        with common.progress("frames", common.total_of(source, frames)) as count:
+            try:
+                for picture in source.frames(frames, (height, width)):
+                    step = advance(dm, network, picture)
+                    done.append(Figures(step.ms, step.macs, step.macs_dense, step.update_rate))
+                    if film is not None:
+                        film.write(side_by_side([delta_panel(picture, step, f"{network.name}, {mode.value}")]))
+                    count()
+            except VideoError as error:
+                stopped = str(error)
+            except KeyboardInterrupt:
+                stopped = "interrupted"
+    if not done:
+        raise VideoError(stopped or f"{video}: no frame was read")
+    result = {
+        "network": network.name, "video": video, "mode": mode.value, "size": [height, width], "stopped": stopped,
+        **summary(done), "film": str(out) if out else None,
+    }  # fmt: skip
+    if as_json:
+        common.print_json(result)
+    else:
+        say(result)
+    return common.ended(stopped)
+
+
+class Figures(NamedTuple):
+    """Of one frame."""
+
+    ms: float
+    macs: int
+    macs_dense: int
+    update_rate: float
+
+
+def summary(done: list[Figures]) -> dict[str, Any]:
+    """Means over all frames but the first, which is in full; over that one where it is alone."""
+    ms, macs, macs_dense, update_rate = map(statistics.fmean, zip(*(done[1:] or done), strict=True))
+    return {
+        "frames": len(done), "ms": ms, "update_rate": update_rate, "macs": macs, "macs_dense": macs_dense,
+        "macs_ratio": macs_dense / macs if macs else None,
+    }  # fmt: skip
+
+
+def say(result: dict[str, Any]) -> None:
+    height, width = result["size"]
+    fewer = (
+        "none of the MACs"
+        if result["macs_ratio"] is None
+        else f"{result['macs_ratio']:.1f} times fewer MACs than dense"
+    )
+    typer.echo(
+        f"{result['frames']} frames of {width}x{height}: {result['ms']:.1f} ms a frame, {fewer}, "
+        f"{result['update_rate']:.1%} of the pixels updated"
+    )
+    if result["film"]:
+        typer.echo(f"film: {result['film']}")
+
+
+def register(app: typer.Typer) -> None:
+    app.command(help=HELP)(common.reported(run))

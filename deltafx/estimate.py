@@ -1,0 +1,211 @@
+"""`deltafx.estimate`: whether a converted network pays on a camera, from samples of a video."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deltafx.networks import IMAGENET, Network
+from deltafx.playback import Playback
+from deltafx.preprocess import Preprocess
+from deltafx.settings import MODES
+from deltafx.video import Video, VideoError
+
+BUDGET_S = 45.0
+SAMPLES, LONGEST, SHORTEST = 8, 25, 6  # stretches of the video, and how many frames one has
+NOISY, QUIET, BUSY = 0.8, 0.5, 0.5  # shares of updated pixels
+WORTH = 1.2  # a smaller speed-up does not pay
+SMALL = 128  # pixels of the longer side of the pictures in which motion is looked for
+MOVES = 0.5  # the share of pairs of frames that are shifted against each other, from which the camera moves
+
+
+@dataclass(frozen=True)
+class ModeEstimate:
+    """What is predicted for a mode: means over frames; the speed-up is over eager PyTorch, channels last."""
+
+    mode: str
+    update_rate: float  # of the input's pixels
+    macs: float
+    macs_ratio: float | None  # how many times fewer than dense; None: none at all
+    ms: float
+    speed_up: float
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What is predicted for a network on a camera, and in a sentence whether it pays, or why it does not."""
+
+    pays: bool
+    verdict: str
+    modes: tuple[ModeEstimate, ...]
+    ms_dense: float
+    macs_dense: int
+    frames: int  # that were looked at
+    camera_motion: float  # pixels a frame; 0: it stands still
+
+    def __getitem__(self, mode: str) -> ModeEstimate:
+        return next(each for each in self.modes if each.mode == mode)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        rows = [
+            f"{each.mode}: {each.update_rate:.1%} of the pixels updated, "
+            f"{'no' if each.macs_ratio is None else f'{each.macs_ratio:.1f} times fewer'} MACs, "
+            f"{each.ms:.1f} ms a frame, {each.speed_up:.1f} times faster than dense, "
+            f"relative error {each.relative_error:.1e}"
+            for each in self.modes
+        ]
+        return "\n".join([*rows, self.verdict])
+
+
+def estimate(
+    model: nn.Module,
+    clip: str | PathLike[str],
+    *,
+    preprocess: Preprocess = IMAGENET,
+    size: tuple[int, int] | None = None,
+    budget: float = BUDGET_S,
+    progress: Callable[[], None] = lambda: None,
+) -> Estimate:
+    """Predict multiply-accumulates, error and speed of each mode on this machine, within about a minute.
+
+    Args:
+        model: what `convert` takes. Its weights are put into channels last.
+        clip: a video file of the camera.
+        preprocess: what the network makes of the video's uint8 RGB frames; by default what ImageNet's networks do.
+        size: height and width to which frames are resized; the video's own by default.
+        budget: seconds after which no more of the video is looked at.
+        progress: called after each frame.
+
+    Raises:
+        FileNotFoundError, VideoError: the video cannot be read, or is shorter than two frames.
+        ConvertError: the model cannot be converted.
+    """
+    playback = Playback(Network(type(model).__name__, model, preprocess), MODES)
+    ends = time.perf_counter() + budget
+    shifts: list[tuple[float, float]] = []
+    for stretch in stretches(clip, size, lambda: time.perf_counter() > ends, playback):
+        before: np.ndarray | None = None
+        for shown in playback.play(stretch):
+            if before is not None:
+                shifts.append(shift(before, shown.frame))
+            before = shown.frame
+            progress()
+    if not playback.dense_ms:
+        raise VideoError(f"{clip}: one frame is not enough; the first is computed in full.")
+    fields = ModeEstimate.__dataclass_fields__
+    modes = tuple(
+        ModeEstimate(**{name: value for name, value in summary.items() if name in fields})
+        for summary in playback.summaries()
+    )
+    motion = motion_of(shifts)
+    pays, verdict = judge({each.mode: each for each in modes}, motion)
+    ms_dense = sum(playback.dense_ms) / len(playback.dense_ms)
+    return Estimate(pays, verdict, modes, ms_dense, playback.macs_dense, len(playback.dense_ms), motion)
+
+
+def stretches(
+    clip: Any, size: tuple[int, int] | None, over: Callable[[], bool], playback: Playback
+) -> Iterator[Iterator[np.ndarray]]:
+    """Runs of consecutive frames from all over the video, those far apart first; at least one.
+
+    They are as long as time allows: a change that is withheld at first may count as one later.
+    """
+    length = LONGEST
+    for place in (0, 4, 2, 6, 1, 5, 3, 7):
+        if place and over():
+            return
+        with Video(clip) as video:
+            if video.live:
+                raise VideoError(f"{clip}: an estimate looks at several parts of a file; record a minute of it first.")
+            if place and not video.seek(place / SAMPLES):
+                return
+            yield counted(video.frames(length, size), over)
+        if place == 0 and len(playback.dense_ms) < LONGEST - 1:
+            length = max(SHORTEST, len(playback.dense_ms))
+
+
+def counted(frames: Iterator[np.ndarray], over: Callable[[], bool]) -> Iterator[np.ndarray]:
+    """As many as there is time for, and SHORTEST at least; a video that breaks ends here."""
+    try:
+        for number, frame in enumerate(frames):
+            if number >= SHORTEST and over():
+                return
+            yield frame
+    except VideoError:
+        return
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Whether the camera moves
+
+
+def shift(before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """By how many pixels one frame is moved against another, down and to the right: phase correlation."""
+    scale = max(1.0, max(before.shape[:2]) / SMALL)
+    a, b = (spectrum(grey(frame, scale)) for frame in (before, after))
+    cross = b * a.conj()
+    peak = torch.fft.ifft2(cross / cross.abs().clamp(min=1e-6)).real
+    row, column = divmod(int(peak.argmax()), peak.shape[1])
+    down, right = (place - side if place > side // 2 else place for place, side in zip((row, column), peak.shape))
+    return down * scale, right * scale
+
+
+def grey(frame: np.ndarray, scale: float) -> Tensor:
+    picture = torch.from_numpy(np.ascontiguousarray(frame)).float().mean(2)[None, None]
+    size = [max(8, round(side / scale)) for side in picture.shape[-2:]]
+    return F.interpolate(picture, size, mode="area")[0, 0]
+
+
+def spectrum(picture: Tensor) -> Tensor:
+    """Of the picture, faded out to its edges, which are no edges of the scene."""
+    rows, columns = (torch.hann_window(side, periodic=False) for side in picture.shape)
+    return torch.fft.fft2((picture - picture.mean()) * rows[:, None] * columns)
+
+
+def motion_of(shifts: list[tuple[float, float]]) -> float:
+    """Pixels a frame by which the camera moves; 0 where most frames lie on each other."""
+    moved = [abs(complex(*each)) for each in shifts if each != (0, 0)]
+    return sum(moved) / len(moved) if shifts and len(moved) >= MOVES * len(shifts) else 0.0
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The verdict
+
+
+def judge(modes: dict[str, ModeEstimate], motion: float) -> tuple[bool, str]:
+    exact, balanced, fast = (modes[name] for name in ("exact", "balanced", "fast"))
+    best = next(
+        (each for each in (exact, balanced, fast) if each.speed_up >= 2), max(modes.values(), key=lambda m: m.speed_up)
+    )
+    if motion and balanced.update_rate >= QUIET:
+        return False, (
+            f"No: this camera moves, by about {motion:.0f} pixels a frame, so {balanced.update_rate:.0%} of the pixels "
+            f"change. deltafx is for fixed cameras."
+        )
+    if best.speed_up < WORTH:
+        why = (
+            f"{balanced.update_rate:.0%} of the pixels change even where noise is left out"
+            if balanced.update_rate >= BUSY
+            else f"a frame costs {best.ms:.1f} ms although only {best.update_rate:.0%} of its pixels change; the "
+            f"frames are too small, or the network too light, for the bookkeeping to pay"
+        )
+        return False, f"No: {why}. Best is {best.mode}, {best.speed_up:.1f} times as fast as dense."
+    noise = ""
+    if exact.update_rate >= NOISY > balanced.update_rate:
+        noise = f" Noise updates {exact.update_rate:.0%} of the pixels, so exact mode saves little."
+    return True, (
+        f"Yes: {best.mode} is predicted to run {best.speed_up:.1f} times faster than dense, with a relative error of "
+        f"{best.relative_error:.1e}.{noise}"
+    )

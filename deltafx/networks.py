@@ -1,0 +1,103 @@
+"""Networks by what a person types: a name of the zoo, of torchvision or of timm, or an ONNX file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from deltafx import models_zoo
+from deltafx.errors import ConvertError, unknown_name
+from deltafx.preprocess import Preprocess
+from deltafx.testing import scale_weights
+
+RANDOM = "random weights, since none could be fetched ({}): times and MACs mean something, thresholds and errors little"
+IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+UNIT = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # 0..1
+
+
+@dataclass(frozen=True)
+class Network:
+    """A dense network and what surrounds it; `note` says what a user should know."""
+
+    name: str
+    model: nn.Module
+    preprocess: Preprocess
+    postprocess: Callable[[Any], list[Any]] | None = None
+    stride: int = 1  # frame sides are multiples of it
+    note: str | None = None
+
+    def fit(self, height: int, width: int) -> tuple[int, int]:
+        """The frame size nearest to this one that the network takes."""
+        sides = [max(1, round(side / self.stride)) * self.stride for side in (height, width)]
+        return sides[0], sides[1]
+
+    def meaning(self, outputs: Any) -> Any:
+        """What its outputs say of the first stream: Detections, a class, or None where nothing is known of it."""
+        return self.postprocess(outputs)[0] if self.postprocess else None
+
+
+def load_network(name: str, statistics: Preprocess | None = None) -> Network:
+    """The network of this name, in evaluation mode, with its published weights where they can be had.
+
+    `name` is one of `deltafx.models_zoo.NAMES`, a name of torchvision, `timm:name`, or a path that ends with `.onnx`.
+    `statistics` replaces the network's own mean and deviation. Raises ValueError for an unknown name, ImportError where
+    a package is missing, AssetError where the zoo's weights cannot be fetched.
+    """
+    if name in models_zoo.NAMES:
+        entry = models_zoo.load(name)
+        network = Network(name, entry.model, entry.preprocess, entry.postprocess, entry.stride)
+    elif name.endswith(".onnx"):
+        from deltafx.models_zoo.onnx_file import read_onnx
+
+        note = None if statistics else "frames are given to it as RGB in 0..1; --mean and --std say otherwise"
+        network = Network(name, read_onnx(name), UNIT, stride=32, note=note)
+    elif name.startswith("timm:"):
+        network = of_timm(name.removeprefix("timm:"))
+    else:
+        network = of_torchvision(name)
+    return replace(network, preprocess=statistics) if statistics is not None else network
+
+
+def of_torchvision(name: str) -> Network:
+    from torchvision import models
+
+    if name not in models.list_models():
+        known = [*models_zoo.NAMES, *models.list_models(), "timm:NAME", "FILE.onnx"]
+        raise ValueError(unknown_name("network", name, known))
+    model, note = pretrained(lambda weights: models.get_model(name, weights="DEFAULT" if weights else None))
+    return Network(name, model, IMAGENET, stride=32, note=note)
+
+
+def of_timm(name: str) -> Network:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("networks of timm need it: pip install timm") from error
+    if not timm.is_model(name):
+        raise ValueError(unknown_name("network of timm", name, timm.list_models()))
+    model, note = pretrained(lambda weights: timm.create_model(name, pretrained=weights))
+    settings: Any = model.pretrained_cfg
+    return Network(f"timm:{name}", model, statistics_of(settings["mean"], settings["std"]), stride=32, note=note)
+
+
+def statistics_of(mean: Sequence[float], std: Sequence[float]) -> Preprocess:
+    return Preprocess(mean=tuple(mean), std=tuple(std))
+
+
+def pretrained(build: Callable[[bool], nn.Module]) -> tuple[nn.Module, str | None]:
+    """The network with its weights; where those cannot be fetched, with random ones that keep activations near 1."""
+    try:
+        return build(True).eval(), None
+    except (OSError, RuntimeError, ValueError) as error:  # no network, no hub, no weights of that name
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build(False).eval()
+        with contextlib.suppress(ConvertError):  # it cannot be traced, which `convert` will say
+            scale_weights(model, torch.randn(2, 3, 224, 224))
+    return model, RANDOM.format(reason)

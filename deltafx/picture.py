@@ -1,0 +1,73 @@
+"""Pictures for people: two runs side by side, boxes on them, and what was updated glowing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from deltafx.detections import FOUND, Detections
+from deltafx.playback import Shown, Step
+
+PANEL_WIDTH, BAR = 640, 58  # pixels
+INK, FAINT, PAPER = (245, 245, 245), (150, 158, 170), (18, 20, 26)
+BOX, GLOW = (88, 214, 141), np.array((255, 176, 32), np.float32)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture, uint8 RGB `[H, W, 3]`, and what is written under it: a title, a time, and a line below."""
+
+    picture: np.ndarray
+    title: str
+    ms: float
+    caption: str
+    meaning: object  # boxes are drawn; what else it is does not show
+
+
+def dense_panel(shown: Shown, name: str, macs: int) -> Panel:
+    caption = f"{macs / 1e6:.0f} million multiply-accumulates"
+    return Panel(shown.frame, f"{name}, dense", shown.dense_ms, caption, shown.dense_meaning)
+
+
+def delta_panel(frame: np.ndarray, step: Step, title: str) -> Panel:
+    """What was updated glows."""
+    caption = f"{step.macs / 1e6:.0f} million multiply-accumulates; {step.update_rate:.0%} of the pixels updated"
+    return Panel(glow(frame, step.mask), title, step.ms, caption, step.meaning)
+
+
+def glow(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The frame, darkened, with the pixels of the mask `[H, W]` at full brightness and tinted."""
+    dark = frame.astype(np.float32) * 0.55
+    lit = frame.astype(np.float32) * 0.75 + GLOW * 0.25
+    return np.where(mask[..., None] != 0, lit, dark).astype(np.uint8)
+
+
+def side_by_side(panels: Sequence[Panel]) -> np.ndarray:
+    """One picture of all panels, each PANEL_WIDTH wide."""
+    drawn = [draw(panel) for panel in panels]
+    sheet = Image.new("RGB", (sum(each.width for each in drawn), drawn[0].height), PAPER)
+    left = 0
+    for each in drawn:
+        sheet.paste(each, (left, 0))
+        left += each.width
+    return np.asarray(sheet)
+
+
+def draw(panel: Panel) -> Image.Image:
+    height, width = panel.picture.shape[:2]
+    scale = PANEL_WIDTH / width
+    tall = round(height * scale)
+    sheet = Image.new("RGB", (PANEL_WIDTH, tall + BAR), PAPER)
+    sheet.paste(Image.fromarray(panel.picture).resize((PANEL_WIDTH, tall), Image.Resampling.BICUBIC), (0, 0))
+    pen = ImageDraw.Draw(sheet)
+    if isinstance(panel.meaning, Detections):
+        for box in (panel.meaning.above(FOUND).boxes * scale).tolist():
+            pen.rectangle(box, outline=BOX, width=3)
+    large, small = ImageFont.load_default(21), ImageFont.load_default(15)
+    pen.text((12, tall + 7), panel.title, INK, large)
+    pen.text((PANEL_WIDTH - 12, tall + 7), f"{panel.ms:.1f} ms", INK, large, anchor="ra")
+    pen.text((12, tall + 34), panel.caption, FAINT, small)
+    return sheet

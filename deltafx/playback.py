@@ -1,0 +1,141 @@
+"""Networks over the same video, frame by frame: a dense one beside converted ones, timed and compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from deltafx.convert import convert
+from deltafx.detections import Agreement, Detections
+from deltafx.graph_module import DeltaGraphModule
+from deltafx.measure import relative_error, tensors_of
+from deltafx.networks import Network
+from deltafx.report import report
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a converted network did with one frame."""
+
+    ms: float
+    macs: int
+    macs_dense: int
+    mask: np.ndarray  # uint8 [H, W]: which of the input's pixels were updated
+    outputs: Any
+    meaning: Any  # what the outputs say: Detections, a class, or None
+
+    @property
+    def update_rate(self) -> float:
+        """Share of the input's pixels."""
+        return float(np.count_nonzero(self.mask)) / self.mask.size
+
+
+def advance(dm: DeltaGraphModule, network: Network, frame: np.ndarray) -> Step:
+    """Show `dm`, which was converted from `network` with its preprocess, one uint8 RGB frame `[H, W, 3]`."""
+    started = time.perf_counter()
+    outputs = dm(frame)
+    ms = 1e3 * (time.perf_counter() - started)
+    totals = report(dm).totals
+    leaf = dm.runtime.plans[0].inputs[0].nest
+    return Step(ms, totals["macs"], totals["macs_dense"], leaf.mask[0, 0].numpy(), outputs, network.meaning(outputs))
+
+
+@dataclass
+class Run:
+    """What a converted network did with many frames."""
+
+    mode: str
+    dm: DeltaGraphModule
+    ms: list[float] = field(default_factory=list)
+    macs: list[int] = field(default_factory=list)
+    update_rates: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)  # relative to the dense network
+    agreement: Agreement = field(default_factory=Agreement)
+    same_class: list[bool] = field(default_factory=list)
+
+    def take(self, step: Step, want: Any, meaning: Any) -> None:
+        """Count one step, beside what the dense network gave and what that means."""
+        self.ms.append(step.ms)
+        self.macs.append(step.macs)
+        self.update_rates.append(step.update_rate)
+        self.errors.append(relative_error(tensors_of(step.outputs), tensors_of(want)))
+        if isinstance(meaning, Detections):
+            self.agreement.add(step.meaning, meaning)
+        elif meaning is not None:
+            self.same_class.append(step.meaning == meaning)
+
+    def summary(self, dense_ms: list[float], macs_dense: int) -> dict[str, Any]:
+        """Means over the frames; the speed-up is that of the whole run."""
+        macs = statistics.fmean(self.macs)
+        result = {
+            "mode": self.mode,
+            "ms": statistics.fmean(self.ms),
+            "ms_median": statistics.median(self.ms),
+            "speed_up": sum(dense_ms) / sum(self.ms),
+            "update_rate": statistics.fmean(self.update_rates),
+            "macs": macs,
+            "macs_ratio": macs_dense / macs if macs else None,
+            "relative_error": statistics.fmean(self.errors),
+        }
+        if self.agreement.frames:
+            result["f1"] = self.agreement.f1
+            result["f1_with_hysteresis"] = self.agreement.f1_with_hysteresis
+        if self.same_class:
+            result["same_class"] = statistics.fmean(self.same_class)
+        return result
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One frame, uint8 RGB `[H, W, 3]`, and what became of it."""
+
+    frame: np.ndarray
+    dense_ms: float
+    dense_meaning: Any
+    steps: dict[str, Step]  # by mode
+
+
+class Playback:
+    """A dense network, in eager PyTorch and channels last, and one converted from it in each mode.
+
+    Changes the memory format of the network's weights, to channels last. Raises ConvertError where it does not convert.
+    """
+
+    def __init__(self, network: Network, modes: Iterable[str]):
+        self.network = network
+        self.runs = [Run(mode, convert(network.model, mode=mode, preprocess=network.preprocess)) for mode in modes]
+        self.dense = network.model.to(memory_format=torch.channels_last)
+        self.dense_ms: list[float] = []
+        self.macs_dense = 0
+
+    def play(self, frames: Iterable[np.ndarray]) -> Iterator[Shown]:
+        """Go through frames of one size, from the start: the first of them is computed in full, and counts nowhere."""
+        for run in self.runs:
+            run.dm.runtime.reset(None)
+        for number, frame in enumerate(frames):
+            want, dense_ms = self.run_dense(frame)
+            meaning = self.network.meaning(want)
+            steps = {run.mode: advance(run.dm, self.network, frame) for run in self.runs}
+            self.macs_dense = max(step.macs_dense for step in steps.values())
+            if number:
+                self.dense_ms.append(dense_ms)
+                for run in self.runs:
+                    run.take(steps[run.mode], want, meaning)
+            yield Shown(frame, dense_ms, meaning, steps)
+
+    def run_dense(self, frame: np.ndarray) -> tuple[Any, float]:
+        """The dense network's result, and the milliseconds that it took without the preprocessing."""
+        with torch.inference_mode():
+            pixels = self.network.preprocess(frame).contiguous(memory_format=torch.channels_last)
+            started = time.perf_counter()
+            outputs = self.dense(pixels)
+            return outputs, 1e3 * (time.perf_counter() - started)
+
+    def summaries(self) -> list[dict[str, Any]]:
+        return [run.summary(self.dense_ms, self.macs_dense) for run in self.runs] if self.dense_ms else []

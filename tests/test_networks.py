@@ -1,0 +1,75 @@
+import pytest
+import torch
+from torchvision import models
+
+from deltafx import Preprocess, networks
+from deltafx.networks import load_network
+from tests.tiny_onnx import write_tiny_onnx
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    """The hub cannot be reached."""
+    build = models.get_model
+
+    def get_model(name, weights=None):
+        if weights is not None:
+            raise OSError("<urlopen error no route>")
+        return build(name)
+
+    monkeypatch.setattr(models, "get_model", get_model)
+
+
+def test_torchvision_without_weights_says_so(offline):
+    network = load_network("squeezenet1_1")
+    assert network.note.startswith("random weights, since none could be fetched (<urlopen error no route>)")
+    assert network.preprocess == networks.IMAGENET
+    with torch.no_grad():
+        logits = network.model(torch.randn(2, 3, 96, 96))
+    assert 0.05 < logits.std() < 20  # scaled, not what initialisation gives
+    other = load_network("squeezenet1_1").model.state_dict()
+    torch.testing.assert_close(dict(network.model.state_dict()), dict(other), rtol=0, atol=0)
+
+
+def test_torchvision_with_weights(monkeypatch):
+    monkeypatch.setattr(models, "get_model", lambda name, weights=None: torch.nn.Identity() if weights else None)
+    assert load_network("resnet18").note is None
+
+
+def test_onnx(tmp_path):
+    pytest.importorskip("onnx2torch")
+    path = str(write_tiny_onnx(tmp_path / "tiny.onnx"))
+    network = load_network(path)
+    assert (network.name, network.fit(100, 300)) == (path, (96, 288))
+    assert "RGB in 0..1" in network.note
+    given = load_network(path, Preprocess((0.5,), (0.5,)))
+    assert (given.preprocess, given.note) == (Preprocess((0.5,), (0.5,)), None)
+
+
+def test_timm_is_an_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(ImportError, match="networks of timm need it: pip install timm"):
+        load_network("timm:resnet18")
+
+
+def test_timm(monkeypatch):
+    timm = pytest.importorskip("timm")
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: build(name, pretrained=pretrained and fail()))
+    build = timm.create_model.__globals__.get("timm").models.create_model
+
+    def fail():
+        raise RuntimeError("no pretrained weights exist")
+
+    network = load_network("timm:resnet10t")
+    assert network.preprocess.mean == (0.485, 0.456, 0.406)
+    assert "no pretrained weights exist" in network.note
+
+
+def test_unknown():
+    with pytest.raises(ValueError, match=r"unknown network 'resnet19'\. Did you mean 'resnet1"):
+        load_network("resnet19")
+
+
+@pytest.mark.parametrize(("size", "fitted"), [((300, 400), (288, 384)), ((1, 1), (32, 32)), ((320, 640), (320, 640))])
+def test_frames_are_fitted_to_the_stride(size, fitted):
+    assert networks.Network("n", torch.nn.Identity(), networks.UNIT, stride=32).fit(*size) == fitted
