@@ -28,8 +28,8 @@ def test_the_signature():
     parameters = inspect.signature(deltafx.convert).parameters
     assert {name: parameter.default for name, parameter in parameters.items() if name != "model"} == {
         "example_inputs": None, "mode": "exact", "threshold": None, "norm": "rms", "input_gate": None,
-        "preprocess": None, "payload": "value", "backend": "auto", "keep_dense": (), "refresh_every": None, "strict": False, "dump": None,
-        "options": None,
+        "preprocess": None, "payload": "value", "backend": "auto", "keep_dense": (), "refresh_every": None,
+        "strict": False, "dump": None, "options": None,
     }  # fmt: skip
     positional = [p.name for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     assert positional == ["model", "example_inputs"]

@@ -112,8 +112,8 @@ def test_the_most_exact_mode_that_pays_well_is_named():
     assert judged((0.1, 3), (0.05, 5), (0.04, 6))[1].startswith("Yes: exact is predicted to run 3.0 times faster")
     assert judged((0.98, 0.9), (0.05, 5), (0.04, 6)) == (
         True,
-        "Yes: balanced is predicted to run 5.0 times faster than dense, with a relative error of 5.0e-02. Noise updates "
-        "98% of the pixels, so exact mode saves little.",
+        "Yes: balanced is predicted to run 5.0 times faster than dense, with a relative error of 5.0e-02. "
+        "Noise updates 98% of the pixels, so exact mode saves little.",
     )
 
 
