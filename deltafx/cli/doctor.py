@@ -7,8 +7,10 @@ import importlib.util
 import os
 import shutil
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -19,6 +21,8 @@ HELP = f"""What is installed, compiled and visible; why something is not used, a
 [bold]Examples[/bold]
 
   deltafx doctor
+
+  deltafx doctor --operators
 
   deltafx doctor --json
 
@@ -47,7 +51,14 @@ class Finding:
     fix: str | None = None
 
 
-def doctor(as_json: common.JsonOption = False) -> int:
+def doctor(
+    operators: Annotated[
+        bool, typer.Option("--operators", help="which operators have a delta form, and which a CPU kernel")
+    ] = False,
+    as_json: common.JsonOption = False,
+) -> int:
+    if operators:
+        return show_operators(as_json)
     found = findings()
     if as_json:
         common.print_json([asdict(finding) for finding in found])
@@ -58,6 +69,21 @@ def doctor(as_json: common.JsonOption = False) -> int:
             shown.add_row(mark, finding.what, finding.state, f"-> {finding.fix}" if finding.fix else "")
         Console(highlight=False).print(shown)
     return 0 if next(each.well for each in found if each.what == "backend cpu") else common.FAILED
+
+
+def show_operators(as_json: bool) -> int:
+    from deltafx.supported import supported_operators
+
+    families = supported_operators()
+    if as_json:
+        common.print_json([asdict(family) for family in families])
+        return 0
+    shown = Table("operator", "a change reaches", "spelled", "CPU kernel", box=box.SIMPLE_HEAD)
+    for family in families:
+        kernel = "compiled" if family.compiled else "reference"
+        shown.add_row(family.name, family.locality, ", ".join(family.spellings), kernel)
+    Console(highlight=False).print(shown)
+    return 0
 
 
 def findings() -> list[Finding]:

@@ -1,6 +1,7 @@
 import sys
 
 from deltafx.cli import doctor
+from deltafx.ops import OPERATORS
 
 
 def test_all_is_looked_at(run):
@@ -47,3 +48,19 @@ def test_without_compiled_kernels(run, monkeypatch):
     assert found["backend cpu"]["state"] == "not built"
     assert found["backend cpu"]["fix"] == doctor.REBUILD
     assert done.code == 1
+
+
+def test_operators(run):
+    families = {family["name"]: family for family in run("doctor", "--operators", "--json").json}
+    assert set(families) == {family.__name__ for family in OPERATORS}
+    assert families["Conv"]["locality"] == "window"
+    assert {"nn.Conv2d", "conv2d"} <= set(families["Conv"]["spellings"])
+    assert all(family["spellings"] and family["locality"] for family in families.values())
+    compiled = "deltafx._cpu" in sys.modules
+    assert families["Conv"]["compiled"] is families["BatchNorm"]["compiled"] is compiled
+    assert families["Norm"]["compiled"] is False
+
+
+def test_operators_as_text(run):
+    done = run("doctor", "--operators")
+    assert "nn.ConvTranspose2d" in done.out

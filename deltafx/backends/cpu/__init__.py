@@ -52,6 +52,8 @@ RECIPES: dict[type, Callable[..., Recipe]] = {
     AdaptivePool: pooling.adaptive_pool, Reduction: pooling.reduction, Interpolate: pooling.interpolate,
     Activation: pointwise, Affine: pointwise, Pointwise: pointwise,
 }  # fmt: skip
+VIEWS = (View, Reshape, GetItem)
+COMPILED = (*RECIPES, *VIEWS, Concat)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class CpuBackend:
         if not state.aligned:
             raise NoKernel("it mixes streams, or follows what may")
         alone = len(node.stages) == 1
-        if alone and isinstance(node.head, (View, Reshape, GetItem)):
+        if alone and isinstance(node.head, VIEWS):
             return moving.view(node, state, inputs, plan)
         if alone and isinstance(node.head, Concat):
             return moving.concat(node, state, inputs, plan, self.isa)
