@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
 
 from deltafx.errors import ConvertError
 from deltafx.graph_module import DeltaGraphModule
@@ -35,6 +36,10 @@ class Proxy(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
+
+    def __len__(self) -> int:  # which `list` asks for
+        count = number_of_parts(self.node)
+        return super().__len__() if count is None else count
 
     def __bool__(self) -> bool:
         frame = inspect.currentframe()
@@ -74,6 +79,13 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or operator_of_module(m) is not None
 
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        count = number_of_parts(obj.node)
+        return super().iter(obj) if count is None else iter([obj[i] for i in range(count)])
+
+    def keys(self, obj: fx.Proxy) -> Any:
+        return iter(()) if is_variable(obj.node) else super().keys(obj)
+
     def call_module(self, m: nn.Module, forward: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         try:
             return super().call_module(m, forward, args, kwargs)
@@ -85,6 +97,28 @@ class Tracer(fx.Tracer):
         if type(a) is collections.OrderedDict:  # fx would hand the caller a plain dict
             return self.create_proxy("call_function", collections.OrderedDict, (list(a.items()),), {}).node
         return super().create_arg(a)
+
+
+def is_variable(node: fx.Node) -> bool:
+    """Whether it stands for `*args` or `**kwargs` of the model's forward, which are empty in a graph."""
+    return node.op == "placeholder" and str(node.target).startswith("*")
+
+
+def number_of_parts(node: fx.Node) -> int | None:
+    """How many tensors there are to loop over, where the call says so: `list(x.chunk(2, 1))`."""
+    if is_variable(node):
+        return 0
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    if name not in ("chunk", "split", "tensor_split"):
+        return None
+    named = ("chunks", "split_size_or_sections", "split_size", "indices_or_sections", "sections")
+    given = [*node.args[1:2], *(node.kwargs[each] for each in named if each in node.kwargs)]
+    if len(given) != 1 or any(isinstance(each, fx.Node) for each in pytree.tree_leaves(given)):
+        return None
+    (parts,) = given
+    if name in ("chunk", "tensor_split") and isinstance(parts, int):
+        return parts
+    return len(parts) + (name == "tensor_split") if isinstance(parts, (list, tuple)) else None
 
 
 def capture(model: nn.Module) -> fx.GraphModule:
@@ -177,7 +211,7 @@ def over(root: nn.Module, graph: fx.Graph, originals: dict[Tensor, Tensor]) -> f
 def drop_variable_arguments(graph: fx.Graph) -> None:
     """Remove `*args` and `**kwargs` of the model's forward, which a graph cannot have."""
     for node in list(graph.find_nodes(op="placeholder")):
-        if not str(node.target).startswith("*"):
+        if not is_variable(node):
             continue
         if node.users:
             raise ConvertError(

@@ -481,3 +481,37 @@ def test_timm():
     for size in ((9, 11), (12, 10)):
         deltafx.reset(converted)
         assert_same(converted, model, frame(2, 3, *size))
+
+
+# -- loops over parts of known number ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda x: list(x.chunk(2, 1)),
+        lambda x: [*torch.chunk(x, chunks=3, dim=1)],
+        lambda x: [part * 2 for part in x.split([1, 3, 2], 1)],
+        lambda x: [*torch.split(x, split_size_or_sections=(2, 4), dim=1)],
+        lambda x: [*x.tensor_split(4, 1)],
+        lambda x: [*torch.tensor_split(x, (1, 3), dim=1)],
+    ],
+)
+def test_loops_over_parts(parts):
+    model = net(lambda self, x: torch.cat(parts(self.conv(x))[::-1], 1), conv=nn.Conv2d(3, 6, 1))
+    assert_same(deltafx.convert(model, strict=True), model, frame())
+
+
+@pytest.mark.parametrize("parts", [lambda x: list(x.split(2, 1)), lambda x: list(x.chunk(x.shape[1], 1)), list])
+def test_a_number_of_parts_that_depends_on_the_frame(parts):
+    model = net(lambda self, x: torch.cat(parts(x), 1))
+    assert "Proxy object cannot be iterated" in refusal(model)
+
+
+def test_variable_arguments_that_are_handed_on_are_empty():
+    class Inner(nn.Module):
+        def forward(self, x, *rest, scale=2, **more):
+            return x * (scale + len(rest) + len(more))
+
+    model = net(lambda self, x, *args, **kwargs: self.inner(x, *args, **kwargs), inner=Inner().eval())
+    assert_same(deltafx.convert(model), model, frame())

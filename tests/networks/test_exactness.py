@@ -7,6 +7,7 @@ rounding without making it worse.
 from __future__ import annotations
 
 import copy
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,10 +61,15 @@ def run_in_float64(model: nn.Module, frames: list[Tensor], together: int = 5) ->
     return [list(output) for output in outputs]
 
 
-@pytest.fixture(scope="module", params=EACH)
+@functools.lru_cache(maxsize=2)  # a process that shares the tests with others goes to and fro between networks
+def dense_of(name: str) -> Dense:
+    model, frames = network(name, SIZE, SIZE), list(clip(25, SIZE, SIZE))
+    return Dense(name, model, frames, run(model, frames), run_in_float64(model, frames))
+
+
+@pytest.fixture(params=EACH)
 def dense(request: Any) -> Dense:
-    model, frames = network(request.param, SIZE, SIZE), list(clip(25, SIZE, SIZE))
-    return Dense(request.param, model, frames, run(model, frames), run_in_float64(model, frames))
+    return dense_of(request.param)
 
 
 @pytest.mark.parametrize(("backend", "payload"), BARS)

@@ -88,8 +88,6 @@ class CpuBackend:
         """The compiled kernel of a node, or NoKernel."""
         if state.reason is not None or node.island is not None or state.random:
             raise NoKernel("it is dense")
-        if not state.aligned:
-            raise NoKernel("it mixes streams, or follows what may")
         alone = len(node.stages) == 1
         if alone and isinstance(node.head, VIEWS):
             return moving.view(node, state, inputs, plan)

@@ -82,7 +82,7 @@ def linear(op: Linear, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
     width = op.weight.shape[1]
     if x.pixel != steps.out.pixel or matrix_of(x).shape[1] != width or x.shape[-1] != width:
         raise NoKernel("a linear layer along pixels has no compiled kernel")
-    window = same_pixels(steps.out.pixels // x.shape[0])
+    window = same_pixels(steps.out.pixels // x.pixel[0])
     by_tap = op.weight.detach().float().t().reshape(1, 1, width, -1)
     bias = None if op.bias is None else op.bias.detach().float().contiguous()
     arguments = (matrix_of(x), pack(by_tap, isa), bias, 1, *window.arguments)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deltafx import _cpu
-from deltafx.backends.cpu.matrix import matrix
+from deltafx.backends.cpu.matrix import NoKernel, matrix
 from deltafx.backends.cpu.steps import Steps
 from deltafx.backends.cpu.window import Window
 from deltafx.state import Leaf, NodeState
@@ -51,6 +51,23 @@ class Scratch:
         return plan.scratch[pixels]
 
 
+class Flags:
+    """A node's refresh flags as the kernels take them: one for each entry of the first dimension of its mask.
+
+    Those are the streams; or, in a node that is not aligned, anything, and then all are refreshed if one stream is.
+    """
+
+    def __init__(self, state: NodeState, plan: Plan):
+        sizes = {leaf.pixel[:1] for leaf in state.leaves}
+        if len(sizes) != 1 or sizes == {()} or (state.aligned and sizes != {(plan.streams,)}):
+            raise NoKernel("its masks do not tell streams apart")
+        self.own = None if state.aligned else torch.zeros(sizes.pop(), dtype=torch.bool)
+
+    def of(self, state: NodeState) -> Tensor:
+        """In the frame that is running."""
+        return state.rows if self.own is None else self.own.copy_(state.rows.expand_as(self.own))
+
+
 class Collector:
     """Finds the pixels that a node has to compute; in a frame that brings it nothing, that is all that runs."""
 
@@ -77,6 +94,7 @@ class CompiledKernel:
         (leaf,) = state.leaves
         assert leaf.value is not None
         scratch = Scratch.of(plan, leaf.pixels)
+        self.flags = Flags(state, plan)
         self.name = recipe.operator
         self.leaf, self.value = leaf, leaf.value
         self.collect = Collector([*recipe.sources, *recipe.steps.sources], recipe.window, leaf, scratch, moves=False)
@@ -90,12 +108,13 @@ class CompiledKernel:
         self.dense_from = recipe.dense_share * leaf.pixels
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
-        count = self.collect(state.rows)
+        refresh = self.flags.of(state)
+        count = self.collect(refresh)
         if count:
-            self.compute(count, state, plan)
+            self.compute(count, refresh, state, plan)
         return state.deltas
 
-    def compute(self, count: int, state: NodeState, plan: Plan) -> None:
+    def compute(self, count: int, refresh: Tensor, state: NodeState, plan: Plan) -> None:
         leaf = self.leaf
         forced, threshold, max_norm = None, 0.0, False
         if self.truncation is not None:
@@ -103,7 +122,7 @@ class CompiledKernel:
             threshold = plan.threshold(state, leaf, self.truncation) or 0.0
             max_norm = self.truncation.norm == "max"
         leaf.threshold = threshold or None
-        steps = (*self.steps, forced, state.rows, threshold, max_norm, *self.ending)
+        steps = (*self.steps, forced, refresh, threshold, max_norm, *self.ending)
         if self.dense is not None and count > self.dense_from:
             operators.copy.default(self.dense(), self.pixels, count, *steps)
         else:

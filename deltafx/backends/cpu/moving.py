@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from deltafx.backends.cpu.convolution import matrix_of
-from deltafx.backends.cpu.kernel import Collector, Scratch, operators
+from deltafx.backends.cpu.kernel import Collector, Flags, Scratch, operators
 from deltafx.backends.cpu.matrix import NoKernel, matrix
 from deltafx.backends.cpu.window import same_pixels
 from deltafx.ops import Concat
@@ -31,22 +31,22 @@ class MovingKernel:
 
     def __init__(self, name: str, state: NodeState, sources: Sequence[Leaf], plan: Plan):
         self.name = name
+        self.flags = Flags(state, plan)
         self.collectors = []
         for leaf in state.leaves:
             scratch = Scratch.of(plan, leaf.pixels)
-            window = same_pixels(leaf.pixels // leaf.shape[0])
+            window = same_pixels(leaf.pixels // leaf.pixel[0])
             self.collectors.append(Collector([(x, "same") for x in sources], window, leaf, scratch, moves=True))
         self.pixels = scratch.pixels
         self.copies: list[tuple[Tensor, tuple]] = []
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
+        refresh = self.flags.of(state)
         for collect in self.collectors:
-            count = collect(state.rows)
+            count = collect(refresh)
             if count:
                 for source, target in self.copies:
-                    operators.copy.default(
-                        source, self.pixels, count, [], [], [], None, state.rows, 0.0, False, *target
-                    )
+                    operators.copy.default(source, self.pixels, count, [], [], [], None, refresh, 0.0, False, *target)
         return state.deltas
 
 

@@ -17,7 +17,7 @@ from deltafx.state import Leaf
 def pointwise(op: Op, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
     index = filling(inputs, steps.out)
     steps.op(op, [CHAIN if x is inputs[index] else x for x in inputs])
-    window = same_pixels(steps.out.pixels // steps.out.shape[0])
+    window = same_pixels(steps.out.pixels // steps.out.pixel[0])
     return Recipe("copy", (matrix_of(inputs[index]),), [(inputs[index], "same")], window, steps)
 
 

@@ -203,6 +203,6 @@ def relation_of(operand: Leaf, out: Leaf) -> str:
             return "pixel_gate"
         spatial = [d for d in range(1, len(out.pixel)) if out.pixel[d] != 1]
         gate = all(operand.shape[d] == (1 if d in spatial else out.shape[d]) for d in range(len(out.shape)))
-        if gate and math.prod(operand.pixel) == out.shape[0]:
+        if gate and math.prod(operand.pixel) == out.pixel[0]:
             return "per_stream"
     raise NoKernel("an operand that is broadcast in this way has no compiled step")

@@ -229,9 +229,60 @@ def test_the_report_says_what_the_reference_runs_and_why() -> None:
     dm(frame())
     report = deltafx.report(dm)
     assert (report["conv"].kernel, report["conv"].note) == ("reference", "sinc has no compiled step")
-    assert (report["cumsum"].kernel, report["cumsum"].note) == ("reference", "it mixes streams, or follows what may")
+    assert (report["cumsum"].kernel, report["cumsum"].note) == ("reference", "cumsum has no compiled kernel")
     assert (report["sorted_pixels"].kernel, report["sorted_pixels"].note) == ("dense", None)
     assert "reference kernel: conv (conv2d + sinc): sinc has no compiled step" in str(report)
+
+
+@fx.wrap
+def swapped(x: Tensor) -> Tensor:
+    """Nobody knows what belongs to which stream afterwards."""
+    return x.flip(0) * 1.5
+
+
+@fx.wrap
+def folded(x: Tensor) -> Tensor:
+    """The first dimension has quarters of channels, and streams."""
+    return x.reshape(-1, x.shape[1] // 4, *x.shape[2:])
+
+
+class Unaligned(nn.Module):
+    """What follows an island that may mix streams: every family of kernels."""
+
+    def __init__(self, folds: bool) -> None:
+        super().__init__()
+        self.folds, channels = folds, 2 if folds else 8
+        self.before = nn.Conv2d(3, 8, 3, padding=1)
+        self.conv, self.depthwise = nn.Conv2d(channels, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1, groups=6)
+        self.pool, self.head = nn.MaxPool2d(2), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.before(x)
+        x = torch.relu(self.conv(folded(x) if self.folds else swapped(x)))
+        gate = torch.sigmoid(x.mean((2, 3), keepdim=True))
+        x = torch.cat([self.depthwise(x) * gate, x], 1)
+        return self.head(self.pool(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("folds", [False, True])
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_what_follows_an_island_is_compiled(folds: bool, streams: int) -> None:
+    torch.manual_seed(0)
+    model = Unaligned(folds).eval()
+    dm = deltafx.convert(model, backend="cpu", options={"check": True, "dense_switch": False})
+    reference = deltafx.convert(model, backend="reference")
+    for number, picture in enumerate(clip(14, 20, 28, streams=streams)):
+        if number in (5, 9):
+            deltafx.reset(dm, streams=[streams - 1])
+            deltafx.reset(reference, streams=[streams - 1])
+        got, want = dm(picture), reference(picture)
+        assert relative_error([got], [want]) < 1e-5
+        for path, mask in masks(dm).items():
+            assert (mask != masks(reference)[path]).float().mean() <= 0.02, f"frame {number}, {path}"
+    kernels = {node.path: node.kernel for node in deltafx.report(dm).nodes}
+    assert [path for path, kernel in kernels.items() if kernel in ("dense", "reference")] == [
+        "folded" if folds else "swapped"
+    ]
 
 
 def test_what_the_reference_runs_rests_while_nothing_arrives(monkeypatch: Any) -> None:
