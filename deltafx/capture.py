@@ -79,7 +79,7 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return super().is_leaf_module(m, module_qualified_name) or operator_of_module(m) is not None
 
-    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+    def iter(self, obj: Any) -> Iterator[Any]:
         count = number_of_parts(obj.node)
         return super().iter(obj) if count is None else iter([obj[i] for i in range(count)])
 

@@ -21,7 +21,7 @@ from deltafx.video import Video, VideoError
 
 BUDGET_S = 45.0
 SAMPLES, LONGEST, SHORTEST = 8, 25, 6  # stretches of the video, and how many frames one has
-NOISY, QUIET, BUSY = 0.8, 0.5, 0.5  # shares of updated pixels
+NOISY, BUSY = 0.8, 0.4  # shares of updated pixels
 WORTH = 1.2  # a smaller speed-up does not pay
 SMALL = 128  # pixels of the longer side of the pictures in which motion is looked for
 MOVES = 0.5  # the share of pairs of frames that are shifted against each other, from which the camera moves
@@ -189,19 +189,23 @@ def judge(modes: dict[str, ModeEstimate], motion: float) -> tuple[bool, str]:
     best = next(
         (each for each in (exact, balanced, fast) if each.speed_up >= 2), max(modes.values(), key=lambda m: m.speed_up)
     )
-    if motion and balanced.update_rate >= QUIET:
+    if motion and balanced.update_rate >= BUSY:
         return False, (
             f"No: this camera moves, by about {motion:.0f} pixels a frame, so {balanced.update_rate:.0%} of the pixels "
             f"change. deltafx is for fixed cameras."
         )
-    if best.speed_up < WORTH:
+    if balanced.update_rate >= BUSY or best.speed_up < WORTH:
         why = (
-            f"{balanced.update_rate:.0%} of the pixels change even where noise is left out"
+            f"{balanced.update_rate:.0%} of the pixels change even where noise is left out, as in cuts and where all "
+            f"of a scene moves"
             if balanced.update_rate >= BUSY
             else f"a frame costs {best.ms:.1f} ms although only {best.update_rate:.0%} of its pixels change; the "
             f"frames are too small, or the network too light, for the bookkeeping to pay"
         )
-        return False, f"No: {why}. Best is {best.mode}, {best.speed_up:.1f} times as fast as dense."
+        return False, (
+            f"No: {why}. Best is {best.mode}, {best.speed_up:.1f} times as fast as dense with a relative error of "
+            f"{best.relative_error:.1e}."
+        )
     noise = ""
     if exact.update_rate >= NOISY > balanced.update_rate:
         noise = f" Noise updates {exact.update_rate:.0%} of the pixels, so exact mode saves little."

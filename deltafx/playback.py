@@ -110,6 +110,8 @@ class Playback:
     def __init__(self, network: Network, modes: Iterable[str]):
         self.network = network
         self.runs = [Run(mode, convert(network.model, mode=mode, preprocess=network.preprocess)) for mode in modes]
+        for run in self.runs:
+            run.dm.runtime.warned_of_noise = True  # the figures say it
         self.dense = network.model.to(memory_format=torch.channels_last)
         self.dense_ms: list[float] = []
         self.macs_dense = 0

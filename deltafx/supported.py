@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from deltafx.backends import unavailable
 from deltafx.ops import OPERATORS, Affine, BatchNorm
 
-FORMS: dict[type, type] = {BatchNorm: Affine}  # what a family becomes in inference
+FORMS: dict[type, Any] = {BatchNorm: Affine}  # what a family becomes in inference
 
 
 @dataclass(frozen=True)

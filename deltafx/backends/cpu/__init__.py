@@ -14,7 +14,7 @@ from deltafx import _cpu
 from deltafx.backends.cpu import convolution, fake, moving, pooling
 from deltafx.backends.cpu.entering import InputKernel
 from deltafx.backends.cpu.fallback import Fallback
-from deltafx.backends.cpu.kernel import CompiledKernel, Recipe
+from deltafx.backends.cpu.kernel import CompiledKernel, Flags, Recipe
 from deltafx.backends.cpu.matrix import NoKernel
 from deltafx.backends.cpu.pointwise import pointwise
 from deltafx.backends.cpu.steps import Steps
@@ -88,11 +88,12 @@ class CpuBackend:
         """The compiled kernel of a node, or NoKernel."""
         if state.reason is not None or node.island is not None or state.random:
             raise NoKernel("it is dense")
+        flags = Flags(state, plan)
         alone = len(node.stages) == 1
         if alone and isinstance(node.head, VIEWS):
-            return moving.view(node, state, inputs, plan)
+            return moving.view(node, state, inputs, plan, flags)
         if alone and isinstance(node.head, Concat):
-            return moving.concat(node, state, inputs, plan, self.isa)
+            return moving.concat(node, state, inputs, plan, flags, self.isa)
         family = RECIPES.get(type(node.head))
         if family is None:
             raise NoKernel(f"{node.head.spelling} has no compiled kernel")
@@ -105,4 +106,4 @@ class CpuBackend:
             steps.stage(stage, inputs)
         if any(leaf.dtype != out.dtype for leaf, _ in recipe.sources):
             raise NoKernel("it changes the dtype")
-        return CompiledKernel(node, state, recipe, plan, self)
+        return CompiledKernel(node, state, recipe, plan, flags, self)

@@ -90,11 +90,13 @@ class CompiledKernel:
     note = None
     exact = False  # it rounds in another order than the dense operator does
 
-    def __init__(self, node: DeltaNode, state: NodeState, recipe: Recipe, plan: Plan, backend: CpuBackend):
+    def __init__(
+        self, node: DeltaNode, state: NodeState, recipe: Recipe, plan: Plan, flags: Flags, backend: CpuBackend
+    ):
         (leaf,) = state.leaves
         assert leaf.value is not None
         scratch = Scratch.of(plan, leaf.pixels)
-        self.flags = Flags(state, plan)
+        self.flags = flags
         self.name = recipe.operator
         self.leaf, self.value = leaf, leaf.value
         self.collect = Collector([*recipe.sources, *recipe.steps.sources], recipe.window, leaf, scratch, moves=False)

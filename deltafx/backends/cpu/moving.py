@@ -29,9 +29,9 @@ class MovingKernel:
     note = None
     exact = True
 
-    def __init__(self, name: str, state: NodeState, sources: Sequence[Leaf], plan: Plan):
+    def __init__(self, name: str, state: NodeState, sources: Sequence[Leaf], plan: Plan, flags: Flags):
         self.name = name
-        self.flags = Flags(state, plan)
+        self.flags = flags
         self.collectors = []
         for leaf in state.leaves:
             scratch = Scratch.of(plan, leaf.pixels)
@@ -50,7 +50,7 @@ class MovingKernel:
         return state.deltas
 
 
-def view(node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> MovingKernel:
+def view(node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan, flags: Flags) -> MovingKernel:
     if not all(leaf.aliased for leaf in state.leaves):
         raise NoKernel("it cannot be a view of its input here")
     x = inputs[0]
@@ -58,7 +58,7 @@ def view(node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -
         raise NoKernel("it is a view of several tensors")
     if not keeps_pixels(node, x, inputs, state):
         raise NoKernel("it moves pixels")
-    return MovingKernel("view", state, [x], plan)
+    return MovingKernel("view", state, [x], plan, flags)
 
 
 def keeps_pixels(node: DeltaNode, x: Leaf, inputs: Sequence[Any], state: NodeState) -> bool:
@@ -76,7 +76,9 @@ def keeps_pixels(node: DeltaNode, x: Leaf, inputs: Sequence[Any], state: NodeSta
     return True
 
 
-def concat(node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan, isa: str) -> MovingKernel:
+def concat(
+    node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan, flags: Flags, isa: str
+) -> MovingKernel:
     (out,) = state.leaves
     assert isinstance(node.head, Concat)
     assert out.value is not None
@@ -86,7 +88,7 @@ def concat(node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan,
     for part in parts:
         if isinstance(part, Leaf) and part.pixel != out.pixel:
             raise NoKernel("its parts have different pixels")
-    kernel = MovingKernel("concat", state, [part for part in parts if isinstance(part, Leaf)], plan)
+    kernel = MovingKernel("concat", state, [part for part in parts if isinstance(part, Leaf)], plan, flags)
     first = 0
     for part in parts:
         place = out.value.narrow(dim, first, part.shape[dim])
