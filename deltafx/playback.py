@@ -42,8 +42,8 @@ def advance(dm: DeltaGraphModule, network: Network, frame: np.ndarray) -> Step:
     outputs = dm(frame)
     ms = 1e3 * (time.perf_counter() - started)
     totals = report(dm).totals
-    leaf = dm.runtime.plans[0].inputs[0].nest
-    return Step(ms, totals["macs"], totals["macs_dense"], leaf.mask[0, 0].numpy(), outputs, network.meaning(outputs))
+    mask = dm.runtime.plans[0].inputs[0].nest.mask[0, 0].cpu().numpy().copy()  # which the next frame overwrites
+    return Step(ms, totals["macs"], totals["macs_dense"], mask, outputs, network.meaning(outputs))
 
 
 @dataclass
