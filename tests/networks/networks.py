@@ -26,8 +26,24 @@ NETWORKS = (
     "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
 )  # fmt: skip
 
-# For fixtures: what is prepared for a network is prepared once, although several processes share the tests.
-EACH = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NETWORKS]
+# The reference backend is slow: what the compiled one does too is checked on these, which together have all operators.
+ON_THE_REFERENCE = (
+    "resnet18", "densenet121", "googlenet", "squeezenet1_1", "shufflenet_v2_x1_0", "mobilenet_v3_large",
+    "efficientnet_b0", "convnext_tiny", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large",
+)  # fmt: skip
+
+
+def each(*others: Any) -> Any:
+    """Parameters: every network, with each of `others`. Several processes share the tests, but not those of a network.
+
+    A tuple that begins ("reference", "value") comes with those networks only that are for it.
+    """
+    return [
+        pytest.param(name, *other, marks=pytest.mark.xdist_group(name))
+        for name in NETWORKS
+        for other in (others or [()])
+        if other[:2] != ("reference", "value") or name in ON_THE_REFERENCE
+    ]
 
 
 def network(name: str, height: int, width: int) -> nn.Module:

@@ -20,7 +20,7 @@ import deltafx
 from deltafx.capture import capture
 from deltafx.measure import relative_error, tensors_of
 from deltafx.testing import clip
-from tests.networks.networks import EACH, network
+from tests.networks.networks import each, network
 
 SIZE = 128
 # By backend and payload: the error may be this many times the dense network's, plus this much. Differences add up the
@@ -67,13 +67,14 @@ def dense_of(name: str) -> Dense:
     return Dense(name, model, frames, run(model, frames), run_in_float64(model, frames))
 
 
-@pytest.fixture(params=EACH)
+@pytest.fixture(params=each())
 def dense(request: Any) -> Dense:
     return dense_of(request.param)
 
 
-@pytest.mark.parametrize(("backend", "payload"), BARS)
-def test_error_is_that_of_the_dense_network(dense, backend, payload):
+@pytest.mark.parametrize(("name", "backend", "payload"), each(*BARS))
+def test_error_is_that_of_the_dense_network(name, backend, payload):
+    dense = dense_of(name)
     dm = deltafx.convert(dense.model, backend=backend, payload=payload)
     got = run(dm, dense.frames)
     nans = [[tensor.isnan() for tensor in output] for output in got]

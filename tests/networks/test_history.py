@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -11,17 +12,18 @@ from torch import Tensor, fx, nn
 import deltafx
 from deltafx.measure import relative_error, tensors_of
 from deltafx.testing import clip
-from tests.networks.networks import EACH, network
+from tests.networks.networks import each, network
 
 SIZE = (97, 131)  # odd, and not square
 # Dense runs of a layer round in another order than the compiled kernels do.
 BACKENDS = {"cpu": {"dense_switch": False}, "reference": {}}
 LONG = {("resnet18", "cpu"): 500, ("mobilenet_v2", "cpu"): 500, ("shufflenet_v2_x1_0", "cpu"): 500}
+CASES = each(("cpu", "value"), ("reference", "value"))
 
 
-@pytest.fixture(scope="module", params=EACH)
-def named(request: Any) -> tuple[str, nn.Module]:
-    return request.param, network(request.param, *SIZE)
+@functools.lru_cache(maxsize=2)  # a process that shares the tests with others goes to and fro between networks
+def named(name: str) -> nn.Module:
+    return network(name, *SIZE)
 
 
 def flipped(result: Any) -> list[Tensor]:
@@ -32,9 +34,9 @@ def convert(model: nn.Module, backend: str) -> nn.Module:
     return deltafx.convert(model, backend=backend, options=BACKENDS[backend])
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_history_leaves_no_trace(named, backend):
-    name, model = named
+@pytest.mark.parametrize(("name", "backend", "payload"), CASES)
+def test_history_leaves_no_trace(name, backend, payload):
+    model = named(name)
     dm = convert(model, backend)
     for frame in clip(LONG.get((name, backend), 40), *SIZE):
         got = tensors_of(dm(frame))
@@ -43,9 +45,9 @@ def test_history_leaves_no_trace(named, backend):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_streams_may_change_places(named, backend):
-    _, model = named
+@pytest.mark.parametrize(("name", "backend", "payload"), CASES)
+def test_streams_may_change_places(name, backend, payload):
+    model = named(name)
     dm, other = convert(model, backend), convert(model, backend)
     dense = fx.Interpreter(dm)
     for frame in list(clip(20, *SIZE))[10:]:
