@@ -56,7 +56,7 @@ def collapse(tensor: Tensor, dims: Sequence[int]) -> tuple[int, int]:
 
 
 def to_matrix(tensor: Tensor, pixel: Sequence[int]) -> Tensor:
-    """`matrix` of a tensor that may lie in any way; copies where it must."""
+    """`matrix` of a tensor that may lie in any way; copies where its channels do not lie side by side."""
     spatial, channels = split_dims(tensor, pixel)
     width = math.prod(tensor.shape[d] for d in channels)
-    return tensor.permute(*spatial, *channels).reshape(-1, width)
+    return tensor.permute(*spatial, *channels).reshape(-1, width).contiguous()

@@ -16,6 +16,7 @@ from tests.small import frame, input_rate, small, touched, was_full
 
 _cpu = pytest.importorskip("deltafx._cpu")
 from deltafx.backends.cpu import convolution  # noqa: E402
+from deltafx.backends.cpu.matrix import to_matrix  # noqa: E402
 
 
 class Network(nn.Module):
@@ -165,6 +166,28 @@ def test_the_dense_switch_gives_the_same_within_rounding(monkeypatch: Any) -> No
         for path, mask in masks(switched).items():
             assert not (mask.bool() & ~masks(sparse)[path].bool()).float().mean() > 0.02, path
     assert len(calls) >= 2 * 10, "the switched network ran neither layer densely"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_where_dense_is_always_faster(dtype: torch.dtype, monkeypatch: Any) -> None:
+    """As for bfloat16 on a processor that multiplies it: every convolution and linear layer is switched."""
+    monkeypatch.setattr(convolution, "dense_share", lambda isa, dtype: 0.0)
+    model = network().to(dtype)
+    switched = deltafx.convert(model, backend="cpu", options={"check": dtype == torch.float32})
+    sparse = deltafx.convert(model, backend="cpu", options={"dense_switch": False})
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    for picture in pictures():
+        assert relative_error(list(switched(picture.to(dtype))), list(sparse(picture.to(dtype)))) < tolerance
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("streams", [1, 2])
+def test_a_dense_result_may_lie_in_any_way(streams: int, memory_format: torch.memory_format) -> None:
+    """oneDNN answers in the layout that it likes, which for bfloat16 is not always the input's."""
+    x = torch.randn(streams, 5, 4, 6).contiguous(memory_format=memory_format)
+    rows = to_matrix(x, (streams, 1, 4, 6))
+    assert torch.equal(rows, x.permute(0, 2, 3, 1).reshape(-1, 5))
+    assert rows.stride() == (5, 1)
 
 
 def test_profiling_says_where_the_time_goes() -> None:
