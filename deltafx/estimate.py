@@ -21,7 +21,8 @@ from deltafx.video import Video, VideoError
 
 BUDGET_S = 45.0
 SAMPLES, LONGEST, SHORTEST = 8, 25, 6  # stretches of the video, and how many frames one has
-NOISY, BUSY = 0.8, 0.4  # shares of updated pixels
+NOISY = 0.8  # the share of updated pixels, in exact mode
+BUSY = 0.4  # the share of multiply-accumulates that are left, in balanced mode
 WORTH = 1.2  # a smaller speed-up does not pay
 SMALL = 128  # pixels of the longer side of the pictures in which motion is looked for
 MOVES = 0.5  # the share of pairs of frames that are shifted against each other, from which the camera moves
@@ -185,20 +186,21 @@ def motion_of(shifts: list[tuple[float, float]]) -> float:
 
 
 def judge(modes: dict[str, ModeEstimate], motion: float) -> tuple[bool, str]:
-    exact, balanced, fast = (modes[name] for name in ("exact", "balanced", "fast"))
-    best = next(
-        (each for each in (exact, balanced, fast) if each.speed_up >= 2), max(modes.values(), key=lambda m: m.speed_up)
-    )
-    if motion and balanced.update_rate >= BUSY:
+    """Whether it pays and why; of the modes, the most exact one is named that has half of the best speed-up."""
+    exact, balanced = modes["exact"], modes["balanced"]
+    fastest = max(each.speed_up for each in modes.values())
+    best = next(each for each in modes.values() if each.speed_up >= fastest / 2)
+    left = 1 / balanced.macs_ratio if balanced.macs_ratio else 0.0
+    if motion and left >= BUSY:
         return False, (
-            f"No: this camera moves, by about {motion:.0f} pixels a frame, so {balanced.update_rate:.0%} of the pixels "
-            f"change. deltafx is for fixed cameras."
+            f"No: this camera moves, by about {motion:.0f} pixels a frame, so {left:.0%} of the multiply-accumulates "
+            f"are left. deltafx is for fixed cameras."
         )
-    if balanced.update_rate >= BUSY or best.speed_up < WORTH:
+    if left >= BUSY or best.speed_up < WORTH:
         why = (
-            f"{balanced.update_rate:.0%} of the pixels change even where noise is left out, as in cuts and where all "
-            f"of a scene moves"
-            if balanced.update_rate >= BUSY
+            f"{left:.0%} of the multiply-accumulates are left even where noise is ignored, as in cuts and where all of "
+            f"a scene moves"
+            if left >= BUSY
             else f"a frame costs {best.ms:.1f} ms although only {best.update_rate:.0%} of its pixels change; the "
             f"frames are too small, or the network too light, for the bookkeeping to pay"
         )

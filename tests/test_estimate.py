@@ -99,8 +99,8 @@ def test_now_and_then_a_shift_is_no_motion():
 # -- the verdict ------------------------------------------------------------------------------------------------------
 
 
-def mode(name, update_rate, speed_up, ms=10.0):
-    return ModeEstimate(name, update_rate, 1e6, 2.0, ms, speed_up, 0.05)
+def mode(name, update_rate, speed_up, left=0.1):
+    return ModeEstimate(name, update_rate, 1e6, 1 / left, 10.0, speed_up, 0.05)
 
 
 def judged(exact, balanced, fast, motion=0.0):
@@ -108,7 +108,7 @@ def judged(exact, balanced, fast, motion=0.0):
     return module.judge(modes, motion)
 
 
-def test_the_most_exact_mode_that_pays_well_is_named():
+def test_the_most_exact_mode_is_named_that_has_half_of_the_best_speed_up():
     assert judged((0.1, 3), (0.05, 5), (0.04, 6))[1].startswith("Yes: exact is predicted to run 3.0 times faster")
     assert judged((0.98, 0.9), (0.05, 5), (0.04, 6)) == (
         True,
@@ -118,19 +118,32 @@ def test_the_most_exact_mode_that_pays_well_is_named():
 
 
 def test_a_scene_in_which_everything_moves():
-    pays, verdict = judged((1, 0.8), (0.7, 0.95), (0.65, 1.0))
+    pays, verdict = judged((1, 0.8), (0.7, 0.95, 0.6), (0.65, 1.0, 0.5))
     assert not pays
     assert verdict == (
-        "No: 70% of the pixels change even where noise is left out, as in cuts and where all of a scene moves. "
-        "Best is fast, 1.0 times as fast as dense with a relative error of 5.0e-02."
+        "No: 60% of the multiply-accumulates are left even where noise is ignored, as in cuts and where all of a scene "
+        "moves. Best is exact, 0.8 times as fast as dense with a relative error of 5.0e-02."
     )
 
 
+def test_a_light_that_flickers_pays_where_the_network_does_not_mind():
+    assert judged((1, 0.9), (0.6, 7, 0.1), (0.3, 9, 0.05))[0]
+
+
 def test_frames_that_are_too_small():
-    pays, verdict = judged((0.1, 0.8), (0.05, 0.9), (0.04, 0.95))
+    pays, verdict = judged((0.1, 0.3), (0.05, 0.9), (0.04, 0.95))
     assert not pays
     assert verdict.startswith(
-        "No: a frame costs 10.0 ms although only 4% of its pixels change; the frames are too small"
+        "No: a frame costs 10.0 ms although only 5% of its pixels change; the frames are too small"
+    )
+
+
+def test_a_camera_that_moves_is_named():
+    pays, verdict = judged((1, 0.8), (0.9, 0.95, 0.9), (0.9, 1.0, 0.9), motion=4.2)
+    assert not pays
+    assert verdict == (
+        "No: this camera moves, by about 4 pixels a frame, so 90% of the multiply-accumulates are left. deltafx is for "
+        "fixed cameras."
     )
 
 
