@@ -62,6 +62,8 @@ def run_demo(
         except VideoError as error:
             stopped = str(error)
         except KeyboardInterrupt:
+            if not playback.dense_ms:
+                raise
             stopped = "interrupted"
     if not playback.dense_ms:
         raise VideoError(stopped or f"{clip}: one frame is not enough; the first is computed in full.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,7 +21,8 @@ from deltafx.settings import MODES
 from deltafx.video import Video, VideoError
 
 BUDGET_S = 45.0
-SAMPLES, LONGEST, SHORTEST = 8, 25, 6  # stretches of the video, and how many frames one has
+PLACES = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)  # of the video, where stretches of it begin
+LONGEST, SHORTEST = 25, 6  # frames of a stretch
 NOISY = 0.8  # the share of updated pixels, in exact mode
 BUSY = 0.4  # the share of multiply-accumulates that are left, in balanced mode
 WORTH = 1.2  # a smaller speed-up does not pay
@@ -96,7 +98,7 @@ def estimate(
     playback = Playback(Network(type(model).__name__, model, preprocess), MODES)
     ends = time.perf_counter() + budget
     shifts: list[tuple[float, float]] = []
-    for stretch in stretches(clip, size, lambda: time.perf_counter() > ends, playback):
+    for stretch in stretches(clip, size, ends):
         before: np.ndarray | None = None
         for shown in playback.play(stretch):
             if before is not None:
@@ -116,36 +118,32 @@ def estimate(
     return Estimate(pays, verdict, modes, ms_dense, playback.macs_dense, len(playback.dense_ms), motion)
 
 
-def stretches(
-    clip: Any, size: tuple[int, int] | None, over: Callable[[], bool], playback: Playback
-) -> Iterator[Iterator[np.ndarray]]:
+def stretches(clip: Any, size: tuple[int, int] | None, ends: float) -> Iterator[Iterator[np.ndarray]]:
     """Runs of consecutive frames from all over the video, those far apart first; at least one.
 
-    They are as long as time allows: a change that is withheld at first may count as one later.
+    They are as long as the time allows that is left: a change that is withheld at first may count as one later.
     """
-    length = LONGEST
-    for place in (0, 4, 2, 6, 1, 5, 3, 7):
-        if place and over():
+    length = SHORTEST
+    for number, place in enumerate(PLACES, start=1):
+        started = time.perf_counter()
+        if number > 1 and started > ends:
             return
         with Video(clip) as video:
             if video.live:
                 raise VideoError(f"{clip}: an estimate looks at several parts of a file; record a minute of it first.")
-            if place and not video.seek(place / SAMPLES):
+            if place and not video.seek(place):
                 return
-            yield counted(video.frames(length, size), over)
-        if place == 0 and len(playback.dense_ms) < LONGEST - 1:
-            length = max(SHORTEST, len(playback.dense_ms))
+            yield whole(video.frames(length, size))
+        now = time.perf_counter()
+        frame = (now - started) / length  # seconds, the reading and the plans of the first one included
+        left = max(0.0, ends - now) / max(1, len(PLACES) - number)
+        length = min(LONGEST, max(SHORTEST, int(left / frame)))
 
 
-def counted(frames: Iterator[np.ndarray], over: Callable[[], bool]) -> Iterator[np.ndarray]:
-    """As many as there is time for, and SHORTEST at least; a video that breaks ends here."""
-    try:
-        for number, frame in enumerate(frames):
-            if number >= SHORTEST and over():
-                return
-            yield frame
-    except VideoError:
-        return
+def whole(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """The frames that can be read; a video that breaks ends there."""
+    with contextlib.suppress(VideoError):
+        yield from frames
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -138,7 +137,3 @@ def total_of(video: Video, frames: int | None) -> int | None:
 
 def print_json(result: Any) -> None:
     sys.stdout.write(json.dumps(result, indent=1) + "\n")
-
-
-def default_out() -> Path:
-    return Path("out")

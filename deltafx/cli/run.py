@@ -62,6 +62,8 @@ def run(
             except VideoError as error:
                 stopped = str(error)
             except KeyboardInterrupt:
+                if not done:
+                    raise
                 stopped = "interrupted"
     if not done:
         raise VideoError(stopped or f"{video}: no frame was read")
