@@ -22,7 +22,8 @@ from deltafx.video import Video, VideoError
 
 BUDGET_S = 45.0
 PLACES = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)  # of the video, where stretches of it begin
-LONGEST, SHORTEST = 25, 6  # frames of a stretch
+LONGEST, SHORTEST, LEAST = 25, 13, 6  # frames of a stretch: at most, if there is time, and in any case
+DENSE_EVERY = 4  # the dense network is the slowest, and sees fewer frames
 NOISY = 0.8  # the share of updated pixels, in exact mode
 BUSY = 0.4  # the share of multiply-accumulates that are left, in balanced mode
 WORTH = 1.2  # a smaller speed-up does not pay
@@ -100,7 +101,7 @@ def estimate(
     shifts: list[tuple[float, float]] = []
     for stretch in stretches(clip, size, ends):
         before: np.ndarray | None = None
-        for shown in playback.play(stretch):
+        for shown in playback.play(stretch, DENSE_EVERY):
             if before is not None:
                 shifts.append(shift(before, shown.frame))
             before = shown.frame
@@ -115,7 +116,7 @@ def estimate(
     motion = motion_of(shifts)
     pays, verdict = judge({each.mode: each for each in modes}, motion)
     ms_dense = sum(playback.dense_ms) / len(playback.dense_ms)
-    return Estimate(pays, verdict, modes, ms_dense, playback.macs_dense, len(playback.dense_ms), motion)
+    return Estimate(pays, verdict, modes, ms_dense, playback.macs_dense, len(playback.runs[0].ms), motion)
 
 
 def stretches(clip: Any, size: tuple[int, int] | None, ends: float) -> Iterator[Iterator[np.ndarray]]:
@@ -133,17 +134,20 @@ def stretches(clip: Any, size: tuple[int, int] | None, ends: float) -> Iterator[
                 raise VideoError(f"{clip}: an estimate looks at several parts of a file; record a minute of it first.")
             if place and not video.seek(place):
                 return
-            yield whole(video.frames(length, size))
+            yield readable(video.frames(length, size), ends)
         now = time.perf_counter()
         frame = (now - started) / length  # seconds, the reading and the plans of the first one included
         left = max(0.0, ends - now) / max(1, len(PLACES) - number)
         length = min(LONGEST, max(SHORTEST, int(left / frame)))
 
 
-def whole(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """The frames that can be read; a video that breaks ends there."""
+def readable(frames: Iterator[np.ndarray], ends: float) -> Iterator[np.ndarray]:
+    """The frames that there is time for; a video that breaks ends there."""
     with contextlib.suppress(VideoError):
-        yield from frames
+        for number, frame in enumerate(frames):
+            if number >= LEAST and time.perf_counter() > ends:
+                return
+            yield frame
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ class Panel:
 
     picture: np.ndarray
     title: str
-    ms: float
+    ms: float | None
     caption: str
     meaning: object  # boxes are drawn; what else it is does not show
 
@@ -68,6 +68,7 @@ def draw(panel: Panel) -> Image.Image:
             pen.rectangle(box, outline=BOX, width=3)
     large, small = ImageFont.load_default(21), ImageFont.load_default(15)
     pen.text((12, tall + 7), panel.title, INK, large)
-    pen.text((PANEL_WIDTH - 12, tall + 7), f"{panel.ms:.1f} ms", INK, large, anchor="ra")
+    if panel.ms is not None:
+        pen.text((PANEL_WIDTH - 12, tall + 7), f"{panel.ms:.1f} ms", INK, large, anchor="ra")
     pen.text((12, tall + 34), panel.caption, FAINT, small)
     return sheet

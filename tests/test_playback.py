@@ -59,3 +59,11 @@ def test_boxes_and_classes_are_compared():
     playback = Playback(network(lambda outputs: [int(outputs.mean() * 1e6)]), ["fast"])
     list(playback.play(scene(3)))
     assert playback.summaries()[0]["same_class"] < 1
+
+
+def test_the_dense_network_may_see_fewer_frames():
+    playback = Playback(network(), ["exact"])
+    shown = list(playback.play(scene(10), dense_every=4))
+    assert [number for number, each in enumerate(shown) if each.dense_ms is not None] == [0, 1, 5, 9]
+    (run,) = playback.runs
+    assert (len(run.ms), len(run.errors), len(playback.dense_ms)) == (9, 3, 3)
