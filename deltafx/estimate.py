@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,7 +22,7 @@ from deltafx.settings import MODES
 from deltafx.video import Video, VideoError
 
 BUDGET_S = 45.0
-PLACES = (0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8)  # of the video, where stretches of it begin
+PLACES = 8  # of the video, where stretches of it begin if time is short
 LONGEST, SHORTEST, LEAST = 25, 13, 6  # frames of a stretch: at most, if there is time, and in any case
 DENSE_EVERY = 4  # the dense network is the slowest, and sees fewer frames
 NOISY = 0.8  # the share of updated pixels, in exact mode
@@ -122,23 +123,30 @@ def estimate(
 def stretches(clip: Any, size: tuple[int, int] | None, ends: float) -> Iterator[Iterator[np.ndarray]]:
     """Runs of consecutive frames from all over the video, those far apart first; at least one.
 
+    They end when the time is over, or as many frames were seen as the video has.
     They are as long as the time allows that is left: a change that is withheld at first may count as one later.
     """
     length = SHORTEST
-    for number, place in enumerate(PLACES, start=1):
+    for number, place in enumerate(places()):
         started = time.perf_counter()
-        if number > 1 and started > ends:
+        if number and started > ends:
             return
         with Video(clip) as video:
             if video.live:
                 raise VideoError(f"{clip}: an estimate looks at several parts of a file; record a minute of it first.")
-            if place and not video.seek(place):
+            if number and (number * length >= video.seconds * video.rate or not video.seek(place)):
                 return
             yield readable(video.frames(length, size), ends)
         now = time.perf_counter()
         frame = (now - started) / length  # seconds, the reading and the plans of the first one included
-        left = max(0.0, ends - now) / max(1, len(PLACES) - number)
+        left = max(0.0, ends - now) / max(1, PLACES - 1 - number)
         length = min(LONGEST, max(SHORTEST, int(left / frame)))
+
+
+def places() -> Iterator[float]:
+    """Shares of the video, each as far from those before as can be: 0, 1/2, 1/4, 3/4, 1/8, 5/8, 3/8, 7/8, 1/16, ..."""
+    for number in itertools.count():
+        yield sum(1 / (2 << bit) for bit in range(number.bit_length()) if number >> bit & 1)
 
 
 def readable(frames: Iterator[np.ndarray], ends: float) -> Iterator[np.ndarray]:

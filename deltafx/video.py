@@ -25,8 +25,8 @@ class Video(AbstractContextManager):
     """An open video: a file, a camera (its number), or a stream (its URL).
 
     `height`, `width` and `rate` (frames a second) are those of the upright frames; `announced` is how many frames the
-    file says it has, 0 where that is not known; `note` says what a user should know. Raises FileNotFoundError,
-    VideoError where nothing can be read, and ImportError without PyAV.
+    file says it has and `seconds` how long it is, 0 where that is not known; `note` says what a user should know.
+    Raises FileNotFoundError, VideoError where nothing can be read, and ImportError without PyAV.
     """
 
     def __init__(self, source: str | PathLike[str] | int):
@@ -64,6 +64,7 @@ class Video(AbstractContextManager):
         self.height, self.width = sides if self.turns % 2 == 0 else sides[::-1]
         self.rate = float(stream.average_rate or stream.guessed_rate or 25)
         self.announced = 0 if self.live else stream.frames
+        self.seconds = self.container.duration / 1e6 if self.container.duration else self.announced / self.rate
         self.note = f"{self.name} is stored turned; its frames are turned upright." if self.turns else None
 
     @staticmethod
@@ -81,11 +82,10 @@ class Video(AbstractContextManager):
     def seek(self, share: float) -> bool:
         """Go to that share of the file's length; False where that is not known, or there is nothing."""
         stream = self.container.streams.video[0]
-        length = self.container.duration / 1e6 if self.container.duration else self.announced / self.rate
-        if not length or not stream.time_base:
+        if not self.seconds or not stream.time_base:
             return False
         start = float(stream.start_time or 0) * float(stream.time_base)
-        target = start + share * length
+        target = start + share * self.seconds
         try:
             self.container.seek(int(target / float(stream.time_base)), stream=stream)
             self.decoded = self.container.decode(stream)

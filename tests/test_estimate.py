@@ -66,6 +66,15 @@ def test_it_stops_when_its_time_is_over(folder, monkeypatch):
     assert result.frames == module.LEAST - 1
 
 
+def test_with_time_it_sees_as_many_frames_as_there_are(folder):
+    frames = deltafx.estimate(model(), clip(folder, "noise", noise=2), preprocess=UNIT).frames
+    assert 45 <= frames <= 60  # of 60; the first of a stretch counts nowhere
+
+
+def test_each_place_is_far_from_those_before():
+    assert list(itertools.islice(module.places(), 9)) == [0, 1 / 2, 1 / 4, 3 / 4, 1 / 8, 5 / 8, 3 / 8, 7 / 8, 1 / 16]
+
+
 def test_one_frame_is_not_enough(tmp_path):
     with pytest.raises(VideoError, match=r"one\.avi: one frame is not enough"):
         deltafx.estimate(model(), write(tmp_path / "one.avi", list(scene(1))), preprocess=UNIT)

@@ -4,6 +4,7 @@ import pytest
 from typer.testing import CliRunner
 
 from deltafx.cli import app
+from deltafx.video import Video
 from tests.clips import scene, write
 from tests.tiny_onnx import write_tiny_onnx
 
@@ -48,3 +49,17 @@ def broken(folder, clip):
     path = folder / "broken.avi"
     path.write_bytes(clip.read_bytes()[: clip.stat().st_size // 2])
     return path
+
+
+@pytest.fixture
+def interrupted(monkeypatch):
+    """After four frames of any video."""
+    frames = Video.frames
+
+    def four(self, count=None, size=None):
+        yield from frames(self, 4, size)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Video, "frames", four)
+        yield patch

@@ -46,16 +46,9 @@ def test_a_broken_video_leaves_what_was_done(run, model, broken, tmp_path):
     assert len(list(read_frames(tmp_path / "demo.mp4"))) == data["frames"]
 
 
-def test_an_interrupt_leaves_what_was_done(run, model, clip, tmp_path, monkeypatch):
-    frames = Video.frames
-
-    def interrupted(self, count=None, size=None):
-        yield from frames(self, 4, size)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Video, "frames", interrupted)
-        done = run("demo", "--model", model, "--clip", clip, "--out", tmp_path)
+def test_an_interrupt_leaves_what_was_done(run, model, clip, tmp_path, interrupted):
+    done = run("demo", "--model", model, "--clip", clip, "--out", tmp_path)
+    interrupted.undo()
     assert done.code == 130
     assert "Interrupted; what was done is kept." in done.err
     assert len(list(read_frames(tmp_path / "demo.mp4"))) == 4

@@ -26,16 +26,9 @@ def test_a_broken_video_leaves_what_was_done(run, model, broken, tmp_path):
     assert len(list(read_frames(tmp_path / "film.mp4"))) == done.json["frames"] < 12
 
 
-def test_an_interrupt_leaves_what_was_done(run, model, clip, tmp_path, monkeypatch):
-    frames = Video.frames
-
-    def interrupted(self, count=None, size=None):
-        yield from frames(self, 4, size)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Video, "frames", interrupted)
-        done = run("run", clip, "--model", model, "--out", tmp_path / "film.mp4")
+def test_an_interrupt_leaves_what_was_done(run, model, clip, tmp_path, interrupted):
+    done = run("run", clip, "--model", model, "--out", tmp_path / "film.mp4")
+    interrupted.undo()
     assert done.code == 130
     assert done.out.startswith("4 frames of 96x64: ")
     assert len(list(read_frames(tmp_path / "film.mp4"))) == 4
