@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from deltafx.delta import Delta
 from deltafx.errors import FrameError
+from deltafx.handover import hand_over
 from deltafx.ops import GetItem, Island, Op
 from deltafx.preprocess import Preprocess
 from deltafx.truncation import Truncation
@@ -219,4 +221,9 @@ class DeltaToDense(FrameModule):
             return result
         state = plan.begin_node(self.path)
         dense = plan.run(state, state.kernel.run_output, self, state, result, plan)
-        return pytree.tree_map_only(Tensor, torch.clone, dense) if plan.copies_outputs else dense
+        if plan.copies_outputs:
+            dense = pytree.tree_map_only(Tensor, torch.clone, dense)
+        for delta, tensor in zip(pytree.tree_leaves(result), pytree.tree_leaves(dense), strict=True):
+            if isinstance(delta, Delta):
+                hand_over(tensor, delta.mask, plan.clock)
+        return dense

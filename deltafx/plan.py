@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 from deltafx.check import Checker
 from deltafx.errors import FrameError
 from deltafx.gate import InputGate, infer_grey_level
-from deltafx.node import DeltaNode
+from deltafx.handover import Clock
+from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.settings import Options
 from deltafx.state import Form, Leaf, NodeState
 from deltafx.truncation import Truncation, root_mean_square
@@ -46,6 +47,7 @@ class Plan:
         self.full = False  # the running frame is known on the host to refresh every stream
         self.full_next = True
         self.frame = 0
+        self.clock = Clock()
         self.counted_frames = 0  # since the last reset
         self.full_frames = 0  # of those, the ones that refreshed every stream
         self.arguments: list[Any] = []  # of the running frame
@@ -76,6 +78,7 @@ class Plan:
         for kept, given in zip(self.shared, tensors, strict=True):
             self.stale |= ~(kept == given).all()
             kept.copy_(given)
+        self.clock.time += 1
         self.rows.copy_(self.stale)
         self.stale.fill_(True)
         self.full, self.full_next = self.full_next, True
@@ -181,6 +184,13 @@ class Plan:
         if self.has_picture():
             self.scales[key] = level
         return level
+
+    def known_changes(self, node: DenseToDelta, leaf: Leaf, frame: Tensor) -> Tensor | None:
+        """The mask of what changed in an input since the last frame, if the graph that it comes from has told."""
+        if self.forced_mask is not None or leaf.raw is not None or (node.gate is not None and frame.dim() == 4):
+            leaf.follower.forget()  # it may be left behind
+            return None
+        return leaf.follower.changed(frame, leaf.pixel)
 
     def has_picture(self) -> bool:
         """Whether anything can be measured on this frame: it is finite, and not all black or of one colour.

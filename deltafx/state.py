@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from deltafx.delta import Delta
+from deltafx.handover import Follower
 
 # What a tally counts, in pixels: those of the last frame, and their sums since the last reset; and frames since then.
 COMPUTED, UPDATED, COMPUTED_SUM, UPDATED_SUM, FRAMES = range(5)
@@ -49,6 +50,7 @@ class Leaf:
     def __post_init__(self) -> None:
         self.mask = torch.empty(0, dtype=torch.uint8)  # until `allocate_mask`
         self.tally = torch.zeros(5, dtype=torch.int64)
+        self.follower = Follower()  # of an input
 
     @property
     def form(self) -> Form:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from deltafx.delta import Delta, deltas_in, tensors_in
 from deltafx.errors import FrameError
 from deltafx.graph_walk import GraphWalk, storage_of
+from deltafx.handover import ATTRIBUTE, handover_of, pixels_of
 from deltafx.node import VIEW, DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.ops.base import everything
 from deltafx.plan import Plan
@@ -21,8 +22,7 @@ from deltafx.state import Leaf, NodeState
 
 def survey(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]) -> None:
     """Note what `plan` must hold for frames like `inputs`, one value for each placeholder; allocates no state."""
-    copies = pytree.tree_map_only(Tensor, torch.clone, list(inputs))  # the caller's, whatever a layer does to its input
-    DenseRun(graph_module, plan).run(*copies)
+    DenseRun(graph_module, plan).run(*pytree.tree_map_only(Tensor, own_copy, list(inputs)))
 
 
 class DenseRun(GraphWalk):
@@ -91,8 +91,9 @@ class DenseRun(GraphWalk):
 
         def enters(x: Tensor) -> Delta:
             streams = self.plan.has_streams(x.shape)
-            pixel = [1 if d == 1 or not streams else size for d, size in enumerate(x.shape)]
-            mask = torch.ones(pixel, dtype=torch.uint8, device=x.device)
+            pixel = tuple(1 if d == 1 or not streams else size for d, size in enumerate(x.shape))
+            known = pixels_of(x) if streams else None
+            mask = torch.ones(known or pixel, dtype=torch.uint8, device=x.device)
             return without_contents(x, mask, streams and sends_difference(module, x))
 
         if module.preprocess is not None:
@@ -200,6 +201,15 @@ class DenseRun(GraphWalk):
             if state is not None and isinstance(module, DeltaNode) and self.slice_of(node, state.leaves[0]):
                 total -= state.leaves[0].bytes
         return total
+
+
+def own_copy(tensor: Tensor) -> Tensor:
+    """The caller's tensor stays as it is, whatever a layer does to its input. What is known of its pixels is kept."""
+    copy = tensor.clone()
+    given = handover_of(tensor)
+    if given is not None:
+        setattr(copy, ATTRIBUTE, given)
+    return copy
 
 
 def as_buffers(state: NodeState, result: Any) -> Any:

@@ -57,16 +57,17 @@ class ReferenceKernel:
             leaf.value.copy_(frame)
             return leaf.delta
         last = leaf.value if leaf.raw is None else leaf.raw
-        pixel = [1 if d == 1 else size for d, size in enumerate(frame.shape)]
-        candidates = torch.ones(pixel, dtype=torch.uint8, device=frame.device)
-        forced = plan.forced(candidates)
+        candidates = torch.ones(leaf.pixel, dtype=torch.uint8, device=frame.device)
+        forced, known = plan.forced(candidates), plan.known_changes(node, leaf, frame)
         if forced is not None:
             update = forced
+        elif known is not None:
+            update = known
         elif node.gate is not None and frame.dim() == 4:
             change = frame.float() - last.float()
             update = node.gate.mask(change, plan.grey_level(node.path, node.gate, frame))
         else:
-            update = changed(frame, last, pixel, None, "max")
+            update = changed(frame, last, leaf.pixel, None, "max")
         update = update | state.refresh(frame.dim())
         leaf.decide(candidates, update)
         if leaf.raw is not None:

@@ -41,6 +41,7 @@ class InputKernel:
         if gate is not None:
             threshold = gate.threshold * plan.grey_level(node.path, gate, frame)
             gated = (True, threshold, gate.window, gate.dilation)
-        forced = plan.forced(leaf.mask)
-        operators.dense_to_delta.default(frame, *gated, self.levels, self.swaps, forced, state.rows, *self.ending)
+        forced, known = plan.forced(leaf.mask), plan.known_changes(node, leaf, frame)
+        mask = known if forced is None else forced
+        operators.dense_to_delta.default(frame, *gated, self.levels, self.swaps, mask, state.rows, *self.ending)
         return state.deltas
