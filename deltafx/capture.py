@@ -5,150 +5,81 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
-import dis
-import inspect
-import itertools
-import operator
 import os
 import traceback
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
-from deltafx.errors import ConvertError
+from deltafx.call_form import CallForm
+from deltafx.errors import ConvertError, NoGraph
 from deltafx.graph_module import DeltaGraphModule
 from deltafx.leaves import inline_leaves
 from deltafx.ops import operator_of_module
 from deltafx.passes.context import constant_of, place_constant, place_module
 from deltafx.passes.functionalise import IN_PLACE_OPERATORS
+from deltafx.specialise import SizedTracer
+from deltafx.tracer import Tracer, is_variable
 
 STATE_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU)
 NAMED_STATE_IN_TRAINING = ("StochasticDepth", "DropPath")  # torchvision, timm
 
 
-class Proxy(fx.Proxy):
-    """A tensor that is traced. Beyond fx, `x[i] = y` and `x += y` are recorded as what they are, writes into x, and
-    assertions about it hold (they are not kept)."""
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-    def __len__(self) -> int:  # which `list` asks for
-        count = number_of_parts(self.node)
-        return super().__len__() if count is None else count
-
-    def __bool__(self) -> bool:
-        frame = inspect.currentframe()
-        assert frame is not None
-        assert frame.f_back is not None
-        passes = asserted(frame.f_back)
-        return super().__bool__() if passes is None else passes
-
-
-def recorder(function: Callable) -> Callable:
-    def record(self: Proxy, other: Any) -> Any:
-        return self.tracer.create_proxy("call_function", function, (self, other), {})
-
-    return record
-
-
-for in_place in IN_PLACE_OPERATORS:
-    setattr(Proxy, f"__{in_place.__name__}__", recorder(in_place))
-
-
-def asserted(frame: FrameType) -> bool | None:
-    """The truth that lets an `assert` pass, if a frame stands at one: its next step jumps over an AssertionError."""
-    steps = (step for step in dis.get_instructions(frame.f_code) if step.offset >= frame.f_lasti)
-    jump, load = itertools.islice((step for step in steps if step.opname not in ("TO_BOOL", "NOT_TAKEN")), 2)
-    raises = load.opname == "LOAD_ASSERTION_ERROR" or load.argval is AssertionError
-    return "IF_TRUE" in jump.opname if raises and "JUMP" in jump.opname else None
-
-
-class Tracer(fx.Tracer):
-    """Keeps modules that have an operator as leaves, and remembers where it was when tracing fails."""
-
-    failed_in: str | None = None
-
-    def proxy(self, node: fx.Node) -> fx.Proxy:
-        return Proxy(node, self)
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return super().is_leaf_module(m, module_qualified_name) or operator_of_module(m) is not None
-
-    def iter(self, obj: Any) -> Iterator[Any]:
-        count = number_of_parts(obj.node)
-        return super().iter(obj) if count is None else iter([obj[i] for i in range(count)])
-
-    def keys(self, obj: fx.Proxy) -> Any:
-        return iter(()) if is_variable(obj.node) else super().keys(obj)
-
-    def call_module(self, m: nn.Module, forward: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            self.failed_in = self.failed_in or self.path_of_module(m)
-            raise
-
-    def create_arg(self, a: Any) -> Any:
-        if type(a) is collections.OrderedDict:  # fx would hand the caller a plain dict
-            return self.create_proxy("call_function", collections.OrderedDict, (list(a.items()),), {}).node
-        return super().create_arg(a)
-
-
-def is_variable(node: fx.Node) -> bool:
-    """Whether it stands for `*args` or `**kwargs` of the model's forward, which are empty in a graph."""
-    return node.op == "placeholder" and str(node.target).startswith("*")
-
-
-def number_of_parts(node: fx.Node) -> int | None:
-    """How many tensors there are to loop over, where the call says so: `list(x.chunk(2, 1))`."""
-    if is_variable(node):
-        return 0
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    if name not in ("chunk", "split", "tensor_split"):
-        return None
-    named = ("chunks", "split_size_or_sections", "split_size", "indices_or_sections", "sections")
-    given = [*node.args[1:2], *(node.kwargs[each] for each in named if each in node.kwargs)]
-    if len(given) != 1 or any(isinstance(each, fx.Node) for each in pytree.tree_leaves(given)):
-        return None
-    (parts,) = given
-    if name in ("chunk", "tensor_split") and isinstance(parts, int):
-        return parts
-    return len(parts) + (name == "tensor_split") if isinstance(parts, (list, tuple)) else None
-
-
 def capture(model: nn.Module) -> fx.GraphModule:
-    """A graph module over the caller's weights, which is not changed. The graph of a GraphModule is taken over."""
+    """A graph module over the caller's weights, which is not changed. The graph of a GraphModule is taken over.
+
+    Raises NoGraph where it cannot be traced, and ConvertError where it is no dense network in evaluation mode.
+    """
     check_model(model)
     if isinstance(model, fx.GraphModule):
         graph_module = over(model, copy.deepcopy(model.graph), {})
         inline_leaves(graph_module, capture)
         return graph_module
     with torch.inference_mode(False), stand_ins(model) as originals:
-        return over(model, trace(model, originals), originals)
+        return over(model, trace(model, originals, Tracer()), originals)
 
 
-def trace(model: nn.Module, originals: dict[Tensor, Tensor]) -> fx.Graph:
+def capture_call(module: nn.Module, path: str, form: CallForm) -> fx.GraphModule:
+    """A graph module for calls of one form of the module at `path`, which takes the tensors of the call, one by one.
+
+    Raises NoGraph.
+    """
+    if operator_of_module(module) is not None:
+        module, path = CallOf(module, path), ""
+    with torch.inference_mode(False), stand_ins(module) as originals:
+        return over(module, trace(module, originals, SizedTracer(form)), originals, path)
+
+
+class CallOf(nn.Module):
+    """A layer, which is one call and has nothing inside, at its path."""
+
+    def __init__(self, layer: nn.Module, path: str):
+        super().__init__()
+        self.place = place_module(self, path or "layer", layer)
+        self.eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.get_submodule(self.place)(*args, **kwargs)
+
+
+def trace(model: nn.Module, originals: dict[Tensor, Tensor], tracer: Tracer) -> fx.Graph:
     """The graph of a model whose own tensors are stand-ins."""
     random_numbers = torch.get_rng_state()
-    tracer = Tracer()
     try:
         graph = tracer.trace(model)
     except Exception as error:
-        raise ConvertError(explain(model, tracer, error)) from error
+        raise NoGraph(explain(model, tracer, error)) from error
     if not torch.equal(random_numbers, torch.get_rng_state()):
         torch.set_rng_state(random_numbers)
-        raise ConvertError(
+        raise NoGraph(
             f"{type(model).__name__} draws random numbers whatever its input is; in a graph they would be the same in "
             f"every frame. Draw numbers like the input (torch.rand_like(x)), or make them an input."
         )
     for name, buffer in model.named_buffers():
         if buffer not in originals or buffer._version:
-            raise ConvertError(
+            raise NoGraph(
                 f"{type(model).__name__} writes into its buffer {name!r}, which would change from frame to frame. "
                 f"Make it an input and an output of the model, or a local copy."
             )
@@ -182,10 +113,10 @@ def stand_ins(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
             vars(module).update(attributes)
 
 
-def over(root: nn.Module, graph: fx.Graph, originals: dict[Tensor, Tensor]) -> fx.GraphModule:
+def over(root: nn.Module, graph: fx.Graph, originals: dict[Tensor, Tensor], path: str = "") -> fx.GraphModule:
     """A graph module of its own: the caller's leaf modules under legal names, and parameters over his constants."""
     drop_variable_arguments(graph)
-    name_nodes(graph)
+    name_nodes(graph, path)
     result = fx.GraphModule(nn.Module(), fx.Graph(), type(root).__name__)
     result.training = False
     modules = dict(root.named_modules(remove_duplicate=False))
@@ -200,7 +131,7 @@ def over(root: nn.Module, graph: fx.Graph, originals: dict[Tensor, Tensor]) -> f
             else:
                 constant = constant_of(root, node)
                 if constant is None:
-                    raise ConvertError(f"{node.meta['path']}: the graph reads an attribute that is not a tensor.")
+                    raise NoGraph(f"{node.meta['path']}: the graph reads an attribute that is not a tensor.")
                 place = place_constant(result, target, originals.get(constant, constant))
             places[node.op, target] = place
         node.target = places[node.op, target]
@@ -214,7 +145,7 @@ def drop_variable_arguments(graph: fx.Graph) -> None:
         if not is_variable(node):
             continue
         if node.users:
-            raise ConvertError(
+            raise NoGraph(
                 f"the model's forward reads {node.target}; a graph has a fixed number of arguments. Name the arguments "
                 f"that a frame consists of: def forward(self, x, y)."
             )
@@ -248,7 +179,7 @@ def acts_in_training(module: nn.Module) -> bool:
 
 def explain(model: nn.Module, tracer: Tracer, error: Exception) -> str:
     """Which line of which module could not be traced."""
-    inside = (os.path.dirname(torch.__file__) + os.sep, __file__)
+    inside = tuple(os.path.dirname(file) + os.sep for file in (torch.__file__, __file__))
     frames = traceback.extract_tb(error.__traceback__)
     line = next((f for f in reversed(frames) if not f.filename.startswith(inside)), frames[-1])
     module = f"module {tracer.failed_in!r}" if tracer.failed_in else "the model's own forward"
@@ -256,13 +187,12 @@ def explain(model: nn.Module, tracer: Tracer, error: Exception) -> str:
     return (
         f"{type(model).__name__} cannot be traced by torch.fx: {module}, {line.filename}:{line.lineno}: {line.line}\n"
         f"  {type(error).__name__}: {reason}\n"
-        f"Control flow that depends on a tensor, or loops over one, has no graph. Convert the parts that have none of "
-        f"it, for example model.backbone = deltafx.convert(model.backbone)."
+        f"Control flow that depends on a tensor, or loops over one, has no graph."
     )
 
 
-def name_nodes(graph: fx.Graph) -> None:
-    """Give every node its public name in `node.meta["path"]`.
+def name_nodes(graph: fx.Graph, scope: str = "") -> None:
+    """Give every node its public name in `node.meta["path"]`, which begins with the path of the graph's root, `scope`.
 
     A module's call has the module's path, a function's call that of the module in which it stands plus the function's
     name. Of several with one name, modules' calls come first, then the order of execution: the second has `#2` added,
@@ -270,7 +200,7 @@ def name_nodes(graph: fx.Graph) -> None:
     """
     taken: collections.Counter[str] = collections.Counter()
     for node in sorted(graph.nodes, key=lambda node: node.op != "call_module"):
-        name = path = base_name(node)
+        name = path = f"{scope}.{base_name(node)}" if scope else base_name(node)
         while taken[path]:
             taken[name] += 1
             path = f"{name}#{taken[name]}"

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from deltafx.graph_module import DeltaGraphModule, check_converted, dense_arguments
+from deltafx.converted import Converted, check_converted, dense_arguments, reset
 from deltafx.measure import relative_error, tensors_of
 from deltafx.report import number, report, table
 
@@ -66,7 +66,7 @@ class Comparison:
 
 def compare(
     model: nn.Module,
-    dm: DeltaGraphModule,
+    dm: Converted,
     frames: Iterable[Any],
     *,
     metric: Metric | Mapping[str, Metric] | None = None,
@@ -85,7 +85,7 @@ def compare(
     check_converted(dm, "compare")
     if model.training:
         raise ValueError("compare: the model is in training mode; call model.eval() first.")
-    dm.runtime.reset(None)
+    reset(dm)
     rows = []
     for frame in frames:
         args = frame if isinstance(frame, tuple) else (frame,)

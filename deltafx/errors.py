@@ -8,8 +8,16 @@ class ConvertError(ValueError):
     """The model, or an argument of `convert`, cannot be used; nothing was changed."""
 
 
+class NoGraph(ConvertError):
+    """A module cannot be captured as a graph; its parts may."""
+
+
 class FrameError(ValueError):
     """This frame cannot be run; the state is untouched unless the message says otherwise."""
+
+
+class NoDeltaForm(FrameError):
+    """What the model does with this frame cannot be followed from frame to frame."""
 
 
 def unknown_name(what: str, name: object, known: Iterable[str]) -> str:

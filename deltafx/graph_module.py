@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from deltafx.errors import FrameError
 from deltafx.node import NO_EXPORT, FrameModule, refuse_export, take_over_weights
-from deltafx.runtime import Runtime, Weights
+from deltafx.runtime import Runtime
 
 RUNTIME = "_deltafx"
 KEPT_META = ("path", "rank", "stack_trace")  # of a node; plain data, so that copies print the same
@@ -55,17 +55,6 @@ class DeltaGraphModule(fx.GraphModule):
 
     def __reduce__(self) -> Any:
         return put_together, take_apart(self)
-
-
-def check_converted(module: Any, what: str) -> None:
-    if not isinstance(module, DeltaGraphModule):
-        raise TypeError(f"{what} takes what deltafx.convert returned; got {type(module).__name__}.")
-
-
-def dense_arguments(dm: DeltaGraphModule, args: tuple) -> tuple:
-    """What the dense model is called with where the converted one is called with `args`."""
-    preprocess = dm.runtime.settings.preprocess
-    return args if preprocess is None else preprocess.arguments(args, Weights.of(dm).dtype or torch.float32)
 
 
 def as_frame(forward: Callable) -> Callable:

@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from deltafx.check import Checker
-from deltafx.errors import FrameError
+from deltafx.errors import FrameError, NoDeltaForm
 from deltafx.gate import InputGate, infer_grey_level
 from deltafx.handover import Clock
 from deltafx.node import DeltaNode, DenseToDelta
@@ -29,10 +29,13 @@ class Plan:
     and clears them when it ends, so that whatever interrupts it leaves them set.
     """
 
-    def __init__(self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], options: Options):
+    def __init__(
+        self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], options: Options, call: int = 0
+    ):
         self.leaves = [form_of(leaf) for leaf in leaves]
         self.spec = spec
         self.streams = streams
+        self.call = call  # of the graph, within a frame
         self.copies_outputs = options.copy_outputs
         self.profiles = options.profile
         self.scales = scales
@@ -231,7 +234,7 @@ class Plan:
             if not others:
                 return
             now, before = (str(form_of(x)) for x in others[0])
-        raise FrameError(
+        raise NoDeltaForm(
             f"{path}: its output is {now} in this frame and was {before} before; an output whose form depends on the "
             f"picture has no delta form. Convert the part of the model before it. The next frame starts in full."
         )

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from deltafx.convert import convert
+from deltafx.converted import Converted, graphs_of, input_mask, reset
 from deltafx.detections import Agreement, Detections
-from deltafx.graph_module import DeltaGraphModule
 from deltafx.measure import relative_error, tensors_of
 from deltafx.networks import Network
 from deltafx.report import report
@@ -36,13 +36,13 @@ class Step:
         return float(np.count_nonzero(self.mask)) / self.mask.size
 
 
-def advance(dm: DeltaGraphModule, network: Network, frame: np.ndarray) -> Step:
+def advance(dm: Converted, network: Network, frame: np.ndarray) -> Step:
     """Show `dm`, which was converted from `network` with its preprocess, one uint8 RGB frame `[H, W, 3]`."""
     started = time.perf_counter()
     outputs = dm(frame)
     ms = 1e3 * (time.perf_counter() - started)
     totals = report(dm).totals
-    mask = dm.runtime.plans[0].inputs[0].nest.mask[0, 0].cpu().numpy().copy()  # which the next frame overwrites
+    mask = input_mask(dm)[0].cpu().numpy().copy()  # which the next frame overwrites
     return Step(ms, totals["macs"], totals["macs_dense"], mask, outputs, network.meaning(outputs))
 
 
@@ -51,7 +51,7 @@ class Run:
     """What a converted network did with many frames."""
 
     mode: str
-    dm: DeltaGraphModule
+    dm: Converted
     ms: list[float] = field(default_factory=list)
     macs: list[int] = field(default_factory=list)
     update_rates: list[float] = field(default_factory=list)
@@ -112,8 +112,6 @@ class Playback:
     def __init__(self, network: Network, modes: Iterable[str]):
         self.network = network
         self.runs = [Run(mode, convert(network.model, mode=mode, preprocess=network.preprocess)) for mode in modes]
-        for run in self.runs:
-            run.dm.runtime.warned_of_noise = True  # the figures say it
         self.dense = network.model.to(memory_format=torch.channels_last)
         self.dense_ms: list[float] = []
         self.macs_dense = 0
@@ -124,13 +122,15 @@ class Playback:
         The dense network sees the first two, and then every n-th only; it is then that results are compared.
         """
         for run in self.runs:
-            run.dm.runtime.reset(None)
+            reset(run.dm)
         for number, frame in enumerate(frames):
             want, dense_ms, meaning = None, None, None
             if number == 0 or number % dense_every == 1 % dense_every:
                 want, dense_ms = self.run_dense(frame)
                 meaning = self.network.meaning(want)
             steps = {run.mode: advance(run.dm, self.network, frame) for run in self.runs}
+            for graph in (graph for run in self.runs for graph in graphs_of(run.dm)):
+                graph.runtime.warned_of_noise = True  # the figures say it
             self.macs_dense = max(step.macs_dense for step in steps.values())
             for run in self.runs if number else ():
                 run.take(steps[run.mode])

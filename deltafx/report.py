@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from deltafx.converted import Converted, check_converted, settings_of
 from deltafx.errors import unknown_name
-from deltafx.graph_module import DeltaGraphModule, check_converted
 from deltafx.node import DeltaNode, DenseToDelta
+from deltafx.parts import DeltaParts, Eager, Ran
 from deltafx.plan import Plan
 from deltafx.state import COMPUTED, UPDATED, NodeState
+
+EAGER = "eager"  # the kernel of a module that is in no delta graph
 
 
 @dataclass(frozen=True)
@@ -20,7 +23,7 @@ class NodeReport:
     path: str
     operator: str
     fused_from: tuple[str, ...]
-    kernel: str  # its name, or "dense"
+    kernel: str  # its name, or "dense", or "eager" for a module outside of the delta graphs
     reason: str | None  # why it is dense
     note: str | None  # why a compiled backend leaves it to the reference kernel
     threshold: float | None  # in units of the tensor; None where nothing is withheld, or while it is not measured
@@ -82,9 +85,11 @@ class Report:
 
     def summary(self) -> list[str]:
         totals = self.totals
+        parts = f" in {totals['graphs']} graphs" if totals["graphs"] != 1 or totals["eager_modules"] else ""
+        outside = f", {totals['eager_modules']} modules outside of them" if totals["eager_modules"] else ""
         lines = [
-            f"{totals['delta_nodes']} nodes in delta form, {totals['dense_nodes']} dense; backend {self.backend}, "
-            f"payload {self.payload}, mode {self.mode}"
+            f"{totals['delta_nodes']} nodes in delta form, {totals['dense_nodes']} dense{parts}{outside}; backend "
+            f"{self.backend}, payload {self.payload}, mode {self.mode}"
         ]
         if totals["macs_dense"] is not None:
             share = totals["macs_delta_form"] / totals["macs_dense"] if totals["macs_dense"] else 1.0
@@ -99,22 +104,41 @@ class Report:
         return lines
 
 
-def report(dm: DeltaGraphModule) -> Report:
+def report(dm: Converted) -> Report:
     """What `dm` consists of and what its last frames computed. Reading it waits for the device."""
     check_converted(dm, "report")
-    runtime = dm.runtime
-    plan = runtime.plans[0] if runtime.plans else None
-    modules = [dm.get_submodule(str(n.target)) for n in dm.graph.find_nodes(op="call_module")]
-    nodes = tuple(row(module, plan) for module in modules if isinstance(module, (DeltaNode, DenseToDelta)))
+    calls = dm.ran if isinstance(dm, DeltaParts) else [Ran("", dm, 0)]
+    plans = [next((plan for plan in ran.graph.runtime.plans if plan.call == ran.number), None) for ran in calls]
+    nodes = [row for ran, plan in zip(calls, plans, strict=True) for row in rows_of(ran, plan)]
+    if isinstance(dm, DeltaParts):
+        nodes += [eager_row(each) for each in dm.eager()]
+    known = [plan for plan in plans if plan is not None]
+    settings = settings_of(dm)
     return Report(
-        nodes=nodes,
-        backend=runtime.settings.backend,
-        payload=runtime.settings.payload,
-        mode=runtime.settings.mode,
-        frames=plan.counted_frames if plan else 0,
-        streams=plan.streams if plan else None,
-        totals=total(nodes, plan),
+        nodes=tuple(nodes),
+        backend=settings.backend,
+        payload=settings.payload,
+        mode=settings.mode,
+        frames=known[0].counted_frames if known else 0,
+        streams=known[0].streams if known else None,
+        totals=total(nodes, known, len(calls)),
     )
+
+
+def rows_of(ran: Ran, plan: Plan | None) -> list[NodeReport]:
+    """The rows of one graph. If it is called several times in a frame, names say which call, from the second on."""
+    modules = [ran.graph.get_submodule(str(n.target)) for n in ran.graph.graph.find_nodes(op="call_module")]
+    rows = [row(module, plan) for module in modules if isinstance(module, (DeltaNode, DenseToDelta))]
+    return [replace(each, path=f"{each.path}@{ran.number + 1}") for each in rows] if ran.number else rows
+
+
+def eager_row(module: Eager) -> NodeReport:
+    unknown = {each.name: None for each in fields(NodeReport)}
+    known = {
+        "path": module.path, "operator": module.kind, "fused_from": (module.path,), "kernel": EAGER,
+        "reason": module.reason, "macs": module.macs, "macs_mean": float(module.macs), "macs_dense": module.macs,
+    }  # fmt: skip
+    return NodeReport(**{**unknown, **known})  # type: ignore[arg-type]
 
 
 def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
@@ -185,22 +209,26 @@ def threshold_of(node: DeltaNode | DenseToDelta, state: NodeState | None, plan: 
     return node.truncation.threshold.value * scale if scale else None
 
 
-def total(nodes: tuple[NodeReport, ...], plan: Plan | None) -> dict[str, Any]:
-    def add(name: str, rows: tuple[NodeReport, ...] = nodes) -> Any:
-        return sum(getattr(node, name) or 0 for node in rows) if plan else None
+def total(nodes: Sequence[NodeReport], plans: Sequence[Plan], graphs: int) -> dict[str, Any]:
+    def add(name: str, rows: Sequence[NodeReport] = nodes) -> Any:
+        return sum(getattr(node, name) or 0 for node in rows) if plans else None
 
-    delta = tuple(node for node in nodes if node.reason is None)
+    eager = [node for node in nodes if node.kernel == EAGER]
+    delta = [node for node in nodes if node.reason is None]
+    profiled = any(plan.profiles for plan in plans)
     return {
-        "nodes": len(nodes),
+        "graphs": graphs,
+        "nodes": len(nodes) - len(eager),
         "delta_nodes": len(delta),
-        "dense_nodes": len(nodes) - len(delta),
+        "dense_nodes": len(nodes) - len(delta) - len(eager),
+        "eager_modules": len(eager),
         "macs": add("macs"),
         "macs_mean": add("macs_mean"),
         "macs_dense": add("macs_dense"),
         "macs_delta_form": add("macs_dense", delta),
-        "state_bytes": plan.bytes if plan else None,
-        "predicted_state_bytes": plan.predicted_bytes if plan else None,
-        "milliseconds": add("milliseconds") if plan and plan.profiles else None,
+        "state_bytes": sum(plan.bytes for plan in plans) if plans else None,
+        "predicted_state_bytes": sum(plan.predicted_bytes for plan in plans) if plans else None,
+        "milliseconds": add("milliseconds") if profiled else None,
     }
 
 

@@ -50,6 +50,7 @@ class Runtime(nn.Module):
         super().__init__()
         self.settings = settings
         self.scales: dict[str, float] = {}  # by node: root mean square of its first full output, or its grey level
+        self.later_scales: dict[int, dict[str, float]] = {}  # of a graph that is called again within a frame, by call
         self.idle()
 
     def idle(self) -> None:
@@ -62,6 +63,7 @@ class Runtime(nn.Module):
     def start_over(self) -> None:
         """Forget every plan: the next frame is the first."""
         self.plans: list[Plan] = []
+        self.call, self.calls = 0, 1  # within one frame of the model: number of this one, and how many there are
         self.streams: int | None = None
         self.weights: Weights | None = None
         self.warned_of_noise = False
@@ -69,10 +71,20 @@ class Runtime(nn.Module):
     def forget_weights(self) -> None:
         """Other weights are loaded: what was measured with the old ones says nothing of them."""
         self.start_over()
-        self.scales = {}
+        self.scales, self.later_scales = {}, {}
 
     def __getstate__(self) -> dict[str, Any]:
-        transient = ("plans", "running", "streams", "weights", "forced_mask", "warned_of_noise", "lock")
+        transient = (
+            "plans",
+            "running",
+            "streams",
+            "weights",
+            "forced_mask",
+            "warned_of_noise",
+            "lock",
+            "call",
+            "calls",
+        )
         return {name: value for name, value in self.__dict__.items() if name not in transient}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -83,17 +95,11 @@ class Runtime(nn.Module):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """The state belongs to one sequence of frames: whoever comes while it is in use is refused."""
-        if not self.lock.acquire(blocking=False):
-            raise FrameError(
-                "this converted model is already running a frame, in another thread or further up the stack; its state "
-                "belongs to one sequence of frames. Convert, or copy.deepcopy, the model once for each thread."
-            )
-        try:
-            yield
-        finally:
-            self.running = None
-            self.lock.release()
+        with alone(self.lock):
+            try:
+                yield
+            finally:
+                self.running = None
 
     @contextlib.contextmanager
     def frame(self, graph_module: fx.GraphModule, args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
@@ -119,15 +125,16 @@ class Runtime(nn.Module):
 
         `inputs` is what the graph is called with, `leaves` what `dense_to_delta` makes of it.
         """
-        plan = next((plan for plan in self.plans if plan.fits(leaves, spec)), None)
+        plan = next((plan for plan in self.plans if plan.call == self.call and plan.fits(leaves, spec)), None)
         if plan is None:
-            plan = Plan(leaves, spec, streams_of(leaves), self.scales, self.settings.options)
+            scales = self.later_scales.setdefault(self.call, {}) if self.call else self.scales
+            plan = Plan(leaves, spec, streams_of(leaves), scales, self.settings.options, self.call)
             self.survey(graph_module, plan, inputs)
             self.make_room(plan.predicted_bytes)
             bind_buffers(graph_module, plan, inputs)
             plan.checker = Checker() if self.settings.options.check else None
         self.streams = plan.streams
-        self.plans = [plan, *(other for other in self.plans if other is not plan)][:KEPT_PLANS]
+        self.plans = [plan, *(other for other in self.plans if other is not plan)][: KEPT_PLANS * self.calls]
         return plan
 
     def survey(self, graph_module: fx.GraphModule, plan: Plan, inputs: list[Any]) -> None:
@@ -233,6 +240,20 @@ class Runtime(nn.Module):
             for plan in self.plans:
                 if plan.streams == self.streams:
                     plan.reset_streams(streams)
+
+
+@contextlib.contextmanager
+def alone(lock: threading.Lock) -> Iterator[None]:
+    """The state belongs to one sequence of frames: whoever comes while it is in use is refused."""
+    if not lock.acquire(blocking=False):
+        raise FrameError(
+            "this converted model is already running a frame, in another thread or further up the stack; its state "
+            "belongs to one sequence of frames. Convert, or copy.deepcopy, the model once for each thread."
+        )
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def images_of(graph_module: fx.GraphModule, inputs: list[Any]) -> list[tuple[fx.Node, Tensor]]:

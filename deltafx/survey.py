@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from deltafx.delta import Delta, deltas_in, tensors_in
-from deltafx.errors import FrameError
+from deltafx.errors import NoDeltaForm
 from deltafx.graph_walk import GraphWalk, storage_of
 from deltafx.handover import ATTRIBUTE, handover_of, pixels_of
 from deltafx.node import VIEW, DeltaNode, DeltaToDense, DenseToDelta
@@ -51,7 +51,7 @@ class DenseRun(GraphWalk):
         result = super().run_node(n)
         macs = (self.flops.get_total_flops() - flops) // 2  # what follows runs the operator again, to ask about it
         if isinstance(module, DeltaNode) and versions != [version(self.env[source]) for source in sources]:
-            raise FrameError(
+            raise NoDeltaForm(
                 f"{module.path}: {module.operator} changes its input in place where deltafx cannot see it, so a "
                 f"remembered value would be lost. Make it work on a copy (x = x.clone())."
             )
@@ -112,7 +112,7 @@ class DenseRun(GraphWalk):
         tensors = tensors_in(result)
         if not deltas_in(travelling):
             if random:
-                raise FrameError(
+                raise NoDeltaForm(
                     f"{node.path}: {node.operator} draws random numbers that do not depend on the frame; computed "
                     f"once, they would always be the same. Make them an input of the model."
                 )
@@ -122,14 +122,14 @@ class DenseRun(GraphWalk):
         if node.picks(inputs):
             return node.dense(*travelling)
         if not tensors:
-            raise FrameError(
+            raise NoDeltaForm(
                 f"{node.path}: {node.operator} turns the frame into {type(result).__name__}, not a tensor; what "
                 f"follows cannot know when it changes. Keep it a tensor (no .item(), .tolist(), int() or float())."
             )
         state = NodeState(node.path, pytree.tree_map_only(Tensor, new_leaf, result), self.aligned[n], random=random)
         state.operands = [x.shape for x in tensors_in(inputs)]
         self.plan.nodes[node.path] = state
-        self.examine(node, inputs, travelling, state)
+        self.examine(node, inputs, travelling, result, state)
         self.aligned[n] = state.aligned
         state.dense = node.island is not None or state.reason is not None
         storages = {storage_of(x) for x in tensors_in(inputs)}
@@ -138,7 +138,7 @@ class DenseRun(GraphWalk):
         self.divide(node, inputs, travelling, state)
         return self.send(node, inputs, travelling, result, state)
 
-    def examine(self, node: DeltaNode, inputs: list[Any], travelling: list[Any], state: NodeState) -> None:
+    def examine(self, node: DeltaNode, inputs: list[Any], travelling: list[Any], result: Any, state: NodeState) -> None:
         """Ask every stage whether its mask rule holds for these inputs and whether it keeps the streams apart."""
         carries = [bool(deltas_in(x)) for x in travelling]
         value: Any = None
@@ -153,7 +153,7 @@ class DenseRun(GraphWalk):
                 state.aligned = False
             if state.reason is not None:
                 return
-            value, chain = stage.op(*operands), any(alive)
+            value, chain = result if stage is node.stages[-1] else stage.op(*operands), any(alive)
             if stage.op.locality == "pointwise":  # a tensor of smaller rank broadcasts along the streams
                 ranks = [x.dim() for x, live in zip(operands, alive, strict=True) if live and isinstance(x, Tensor)]
                 state.aligned = state.aligned and all(rank == value.dim() for rank in ranks)

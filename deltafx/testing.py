@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from deltafx.capture import capture
-from deltafx.graph_module import DeltaGraphModule
+from deltafx.converted import Converted, graphs_of
+from deltafx.parts import DeltaParts
 from deltafx.truncation import root_mean_square
 
 
 @contextlib.contextmanager
-def force_masks(dm: DeltaGraphModule, mask: Tensor) -> Iterator[None]:
+def force_masks(dm: Converted, mask: Tensor) -> Iterator[None]:
     """Within the context, every truncation decision of `dm` becomes `mask`, pooled to the node's grid.
 
     For benchmarks: it sets the share of updated pixels whatever the frames show. `mask` is `[H, W]`, or `[N, H, W]` for
@@ -27,14 +28,22 @@ def force_masks(dm: DeltaGraphModule, mask: Tensor) -> Iterator[None]:
     """
     if mask.dim() not in (2, 3):
         raise ValueError(f"force_masks: a mask of shape [H, W] or [N, H, W] is expected; got {tuple(mask.shape)}.")
-    runtime = dm.runtime
-    runtime.forced_mask = (mask != 0).to(torch.uint8).view(-1, *mask.shape[-2:])
+    forced = (mask != 0).to(torch.uint8).view(-1, *mask.shape[-2:])
+    force(dm, forced)
     try:
         yield
     finally:
-        runtime.forced_mask = None
-        for plan in runtime.plans:
-            plan.reset_streams()  # what was prescribed is not what the frames showed
+        force(dm, None)
+        for graph in graphs_of(dm):
+            for plan in graph.runtime.plans:
+                plan.reset_streams()  # what was prescribed is not what the frames showed
+
+
+def force(dm: Converted, mask: Tensor | None) -> None:
+    if isinstance(dm, DeltaParts):
+        dm.forced_mask = mask  # for graphs that are still to be made
+    for graph in graphs_of(dm):
+        graph.runtime.forced_mask = mask
 
 
 def blobs(height: int, width: int, share: float, size: int = 48, seed: int = 0) -> Tensor:

@@ -12,10 +12,12 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from deltafx.capture import capture
+from deltafx.converted import check_converted, dense_arguments, reset
 from deltafx.delta import Delta
-from deltafx.graph_module import DeltaGraphModule, check_converted, dense_arguments
+from deltafx.graph_module import DeltaGraphModule
 from deltafx.measure import relative_error, tensors_of
 from deltafx.node import DeltaNode
+from deltafx.parts import DeltaParts
 from deltafx.plan import bind_arguments
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -49,10 +51,12 @@ def verify(
     of the dtype; with thresholds, changes are withheld on purpose, so `tolerance` must be given.
     """
     check_converted(dm, "verify")
+    if isinstance(dm, DeltaParts):
+        raise TypeError("verify goes node by node through one graph, and this model is in parts; use deltafx.compare.")
     if tolerance is None and not dm.runtime.settings.is_exact:
         raise ValueError("verify: this model withholds small changes; give the error you accept, tolerance=0.1.")
     dense = LockStep(capture(model), dm)
-    dm.runtime.reset(None)
+    reset(dm)
     errors: dict[str, float] = {}
     for index, frame in enumerate(frames):
         args = frame if isinstance(frame, tuple) else (frame,)

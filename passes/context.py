@@ -16,10 +16,12 @@ from deltafx.settings import Settings
 
 @dataclass
 class Context:
-    """The settings of this conversion, and what passes leave for the report."""
+    """The settings of this conversion, and which names there are for the user to use."""
 
     settings: Settings
-    used_names: set[str] = field(default_factory=set)  # names of the user's that matched something
+    used_names: set[str] = field(default_factory=set)  # of `keep_dense`, those that matched something
+    paths: set[str] = field(default_factory=set)  # of nodes
+    truncation_points: set[str] = field(default_factory=set)
 
 
 def leaf_module(graph_module: fx.GraphModule, node: Any) -> nn.Module | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import fx
 
-from deltafx.errors import ConvertError, unknown_name
+from deltafx.errors import ConvertError
 from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.passes.context import Context, leaf_module
 from deltafx.truncation import Truncation
@@ -20,7 +20,6 @@ MOVES_DATA = ("view", "concatenation")
 def place_truncation(graph_module: fx.GraphModule, context: Context) -> int:
     settings = context.settings
     count = 0
-    paths = set()
     for node in graph_module.graph.nodes:
         module = leaf_module(graph_module, node)
         if isinstance(module, DenseToDelta):
@@ -36,8 +35,5 @@ def place_truncation(graph_module: fx.GraphModule, context: Context) -> int:
             truncation = Truncation(threshold, settings.norm)
             count += module.truncation != truncation
             module.truncation = truncation
-            paths |= {module.path, *module.fused_from}
-    for name in settings.thresholds:
-        if name not in paths:
-            raise ConvertError(unknown_name("truncation point in threshold", name, paths))
+            context.truncation_points |= {module.path, *module.fused_from}
     return count

@@ -51,7 +51,7 @@ def delta_form(op: Op, node: fx.Node) -> DeltaNode:
 
 
 def enter(graph_module: fx.GraphModule, placeholder: fx.Node, last: fx.Node) -> None:
-    path = free_path(graph_module.graph, f"dense_to_delta.{placeholder.target}")
+    path = free_path(graph_module.graph, f"dense_to_delta.{placeholder.meta['path']}")
     users = list(placeholder.users)
     with graph_module.graph.inserting_after(last):
         entry = graph_module.graph.call_module(place_module(graph_module, path, DenseToDelta(path)), (placeholder,))

@@ -11,14 +11,14 @@ import deltafx.convert
 from deltafx.passes import PASSES
 from tests.small import PAYLOADS, dense, frame, small, touched
 
-convert_module = inspect.getmodule(deltafx.convert)
+compile_module = inspect.getmodule(deltafx.compile.compile_graph)
 
 
 def test_the_public_names():
     assert set(deltafx.__all__) == {
-        "Comparison", "ConvertError", "DeltaGraphModule", "Detections", "Estimate", "FrameError", "InputGate",
-        "Preprocess", "Report", "Verification", "__version__", "absolute", "build_info", "compare", "convert",
-        "estimate", "report", "reset", "testing", "verify",
+        "Comparison", "ConvertError", "DeltaGraphModule", "DeltaParts", "Detections", "Estimate", "FrameError",
+        "InputGate", "Preprocess", "Report", "Verification", "__version__", "absolute", "build_info", "compare",
+        "convert", "estimate", "report", "reset", "testing", "verify",
     }  # fmt: skip
     assert all(hasattr(deltafx, name) for name in deltafx.__all__)
     assert callable(deltafx.testing.force_masks)
@@ -84,7 +84,7 @@ def losing_pass(graph_module, context):
 def planted(monkeypatch):
     def plant(rewrite, position):
         passes = [*PASSES[:position], rewrite, *PASSES[position:]]
-        monkeypatch.setattr(convert_module, "PASSES", tuple(passes))
+        monkeypatch.setattr(compile_module, "PASSES", tuple(passes))
 
     return plant
 

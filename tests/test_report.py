@@ -14,8 +14,8 @@ COLUMNS = {
     "macs_mean", "macs_dense", "state_bytes", "note", "milliseconds", "milliseconds_mean",
 }  # fmt: skip
 TOTALS = {
-    "nodes", "delta_nodes", "dense_nodes", "macs", "macs_mean", "macs_dense", "macs_delta_form", "state_bytes",
-    "predicted_state_bytes", "milliseconds",
+    "graphs", "nodes", "delta_nodes", "dense_nodes", "eager_modules", "macs", "macs_mean", "macs_dense",
+    "macs_delta_form", "state_bytes", "predicted_state_bytes", "milliseconds",
 }  # fmt: skip
 
 

@@ -1,0 +1,69 @@
+"""What a call of a module looks like: how its arguments are nested, the sizes of tensors, the values of all else."""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from deltafx.errors import NoGraph
+from deltafx.state import Form
+
+# What a graph may contain as it stands, and two calls can be told apart by.
+CONSTANTS = (
+    bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format, enum.Enum,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CallForm:
+    """Two calls of equal form can share a graph. `leaves` has a Form for each tensor, else (type, value)."""
+
+    spec: pytree.TreeSpec
+    leaves: tuple[Any, ...]
+    names: tuple[str, ...]  # of the leaves: the argument's, and the place in it
+
+    @classmethod
+    def of(cls, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[CallForm, list[Tensor]]:
+        """The form of a call and its tensors. Raises NoGraph where an argument is of a kind that has none."""
+        keyed, spec = pytree.tree_flatten_with_path((args, kwargs))
+        parameters = positional(module)
+        leaves: list[Any] = []
+        for _, leaf in keyed:
+            if isinstance(leaf, Tensor):
+                leaves.append(Form(leaf.shape, leaf.dtype, leaf.device))
+            elif isinstance(leaf, CONSTANTS):
+                leaves.append((type(leaf), leaf))
+            else:
+                raise NoGraph(f"it is given a {type(leaf).__name__}, which has no place in a graph")
+        names = tuple(name_of(path, parameters) for path, _ in keyed)
+        return cls(spec, tuple(leaves), names), [leaf for _, leaf in keyed if isinstance(leaf, Tensor)]
+
+    def tensor_names(self) -> list[str]:
+        return [name for name, leaf in zip(self.names, self.leaves, strict=True) if isinstance(leaf, Form)]
+
+    def fill(self, tensors: list[Any]) -> tuple[tuple, dict[str, Any]]:
+        """Arguments of this form, with `tensors` in the places of the tensors."""
+        rest = iter(tensors)
+        leaves = [next(rest) if isinstance(leaf, Form) else leaf[1] for leaf in self.leaves]
+        return pytree.tree_unflatten(leaves, self.spec)
+
+
+def positional(module: nn.Module) -> list[str]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
+    return [each.name for each in parameters if each.kind in kinds]
+
+
+def name_of(path: Any, parameters: list[str]) -> str:
+    """The name of a leaf of (args, kwargs): `features_0` for the first tensor of the list `features`."""
+    place, first, *rest = [str(getattr(key, "key", getattr(key, "idx", getattr(key, "name", key)))) for key in path]
+    if place == "0":
+        first = parameters[int(first)] if int(first) < len(parameters) else f"input_{first}"
+    return re.sub(r"\W", "_", "_".join([first, *rest]))

@@ -1,0 +1,357 @@
+"""Models that no trace reaches through: their parts are delta graphs, and the rest runs as it is around them.
+
+A detector decides by what it sees, and no graph can hold that. But its backbone and heads do not. So the model is
+copied and, while a frame runs, every call of one of its modules is looked at: the first ones from the outside that can
+be traced, for calls of this form, are delta graphs. Tensors that go from one to the next carry their update masks
+along; see `deltafx.handover`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from deltafx.call_form import CallForm
+from deltafx.capture import capture_call
+from deltafx.compile import compile_graph, refuse_unknown_names
+from deltafx.dense_macs import DenseMacs
+from deltafx.errors import ConvertError, FrameError, NoDeltaForm, NoGraph
+from deltafx.graph_module import DeltaGraphModule
+from deltafx.node import refuse_export, take_over_weights
+from deltafx.ops.base import borrow_module
+from deltafx.passes import Context
+from deltafx.runtime import Weights, alone, streams_of
+from deltafx.settings import Settings
+
+KEPT_FORMS = 4  # of one module's calls: the graphs used longest ago make room
+MOST_FORMS = 16  # with tensors of the same sizes: then each call is another one, and compiling does not pay
+TRANSIENT = ("lock", "watched", "counts", "macs", "streams", "ran", "context", "checked", "forced_mask")
+
+
+def capture_by_parts(model: nn.Module, settings: Settings, reason: NoGraph, examples: tuple | None) -> DeltaParts:
+    """What `convert` makes of a model that cannot be traced whole, for this reason; raises it if no part can be."""
+    if not any(has_layers(child) for child in model.children()):
+        raise reason
+    dm = DeltaParts(model, settings, str(reason))
+    if examples is not None:
+        dm.verifies = True
+        dm(*examples)
+        dm.verifies = False
+        dm.reset(None)
+    return dm
+
+
+def has_layers(module: nn.Module) -> bool:
+    """Whether it multiplies by weights."""
+    return any(parameter.dim() >= 2 for parameter in module.parameters())
+
+
+class Part:
+    """What runs in place of one module's forward: a delta graph for calls of this form, or that forward."""
+
+    def __init__(self, owner: DeltaParts, path: str, module: nn.Module):
+        self.owner, self.path, self.module = owner, path, module
+        self.own = vars(module).get("forward")  # what stands before that of the class, if anything
+        self.forward = module.forward
+        self.graphs: dict[CallForm, DeltaGraphModule] = {}  # the most recently used last
+        self.refused: dict[CallForm, str] = {}
+        self.variants: Counter[tuple] = Counter()  # of forms, by the sizes of their tensors
+        self.calls: Counter[CallForm] = Counter()  # in this frame
+        self.reason: str | None = None  # why the last call was not one of a graph
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            form, tensors = CallForm.of(self.module, args, kwargs)
+            self.check(tensors)
+            graph = self.graph_for(form, tensors)
+            result = self.owner.run(self, graph, self.calls[form], tensors)
+        except NoDeltaForm as reason:  # seen only in a frame; whatever state it left is given up
+            self.graphs.pop(form, None)
+            self.reason = self.refused[form] = str(reason)
+            return self.forward(*args, **kwargs)
+        except NoGraph as reason:
+            self.reason = str(reason)
+            return self.forward(*args, **kwargs)
+        self.calls[form] += 1
+        self.reason = None
+        return result
+
+    def take_over(self) -> None:
+        vars(self.module)["forward"] = self
+
+    def let_go(self) -> None:
+        """The module is itself again."""
+        del vars(self.module)["forward"]
+        if self.own is not None:
+            vars(self.module)["forward"] = self.own
+
+    def check(self, tensors: list[Tensor]) -> None:
+        """Whether it is worth a trace; raises NoGraph."""
+        if self.owner.stays_dense(self.path):
+            raise NoGraph("it is named in keep_dense")
+        if not has_layers(self.module):
+            raise NoGraph("it has no layer that multiplies by weights")
+        if not tensors:
+            raise NoGraph("it is given no tensor")
+        rows, streams = streams_of(tensors), self.owner.streams
+        if rows != streams:
+            raise NoGraph(f"it is given {rows} rows, which are not the streams ({streams}) but change with the picture")
+
+    def graph_for(self, form: CallForm, tensors: list[Tensor]) -> DeltaGraphModule:
+        """The graph for calls of this form; raises NoGraph."""
+        if form in self.refused:
+            raise NoGraph(self.refused[form])
+        if form in self.graphs:
+            self.graphs[form] = self.graphs.pop(form)
+            return self.graphs[form]
+        sizes = tuple(tensor.shape for tensor in tensors)
+        self.variants[sizes] += 1
+        if self.variants[sizes] > MOST_FORMS:
+            raise NoGraph("what it is given beside tensors differs from frame to frame")
+        try:
+            self.graphs[form] = self.owner.make_graph(self, form, tensors)
+        except NoGraph as reason:
+            self.refused[form] = str(reason)
+            raise
+        while len(self.graphs) > KEPT_FORMS:
+            del self.graphs[next(iter(self.graphs))]
+        return self.graphs[form]
+
+
+class Ran(NamedTuple):
+    """A call of a graph in the last frame."""
+
+    path: str
+    graph: DeltaGraphModule
+    number: int  # among the calls of this graph
+
+
+class Eager(NamedTuple):
+    """A module that ran as it is."""
+
+    path: str
+    kind: str
+    macs: int  # of its own operators, in a dense frame
+    reason: str
+    wanted: bool
+
+
+class DeltaParts(nn.Module):
+    """A converted model that is not one graph: call it as the model, once for each frame.
+
+    `model` is a copy of the caller's, over the same weights. Delta graphs are made of its modules when frames of a
+    size first come; `parts` has those of the last frame.
+    """
+
+    def __init__(self, model: nn.Module, settings: Settings, not_whole: str):
+        super().__init__()
+        self.model = borrow_module(model).requires_grad_(False)
+        # Eager code may write into what a graph returned, which must therefore be its own.
+        self.settings = replace(settings, options=replace(settings.options, copy_outputs=True))
+        self.not_whole = not_whole  # why it is not one graph
+        self.verifies = False  # every pass of what is compiled now
+        self.scales: dict[str, tuple[dict, dict]] = {}  # of the graphs' runtimes, by path
+        self.eval()
+        self.idle()
+
+    def idle(self) -> None:
+        """As it is before the first frame; no frame is running."""
+        self.lock = threading.Lock()
+        self.forced_mask: Tensor | None = None
+        self.start_over()
+
+    def start_over(self) -> None:
+        """Forget the graphs, which are made of the model's weights: the next frame is the first."""
+        modules = [(path, m) for path, m in self.model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
+        self.watched = {path: Part(self, path, module) for path, module in modules}
+        self.counts: dict[tuple, DenseMacs] = {}  # by the sizes of the model's arguments
+        self.macs: DenseMacs | None = None  # of a dense frame like the last one
+        self.streams: int | None = None
+        self.ran: list[Ran] = []  # in the last frame
+        self.context = Context(self.settings)
+        self.checked = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in TRANSIENT}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.idle()
+
+    def __copy__(self) -> DeltaParts:
+        return copy.deepcopy(self)  # two modules with one state would be one sequence of frames
+
+    # -- a frame ------------------------------------------------------------------------------------------------------
+
+    @torch.compiler.disable(reason="a converted model keeps state from frame to frame")
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """One frame: what the model takes and gives."""
+        refuse_export()
+        with alone(self.lock), torch.no_grad():
+            if self.settings.preprocess is not None:
+                args = self.settings.preprocess.arguments(args, Weights.of(self.model).dtype or torch.float32)
+            self.begin(args, kwargs)
+            with self.intercepted():
+                result = self.model(*args, **kwargs)
+            self.end()
+            return result
+
+    def begin(self, args: tuple, kwargs: dict[str, Any]) -> None:
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if not tensors:
+            raise FrameError("a frame is a torch.Tensor, or several; got none.")
+        streams = pictures(args, kwargs) or streams_of(tensors)
+        if self.streams is not None and streams != self.streams:
+            raise FrameError(
+                f"the frame has {streams} streams and the state has {self.streams}; each stream is one camera. Call "
+                f"deltafx.reset(dm) to start over with another number."
+            )
+        sizes = tuple(tensor.shape for tensor in tensors)
+        if sizes not in self.counts:
+            self.counts[sizes] = DenseMacs.of(self.model, args, kwargs)
+        self.macs, self.streams, self.ran = self.counts[sizes], streams, []
+        for part in self.watched.values():
+            part.calls.clear()
+
+    def end(self) -> None:
+        """After the first frame it is known what there is, and what the user named that is not there."""
+        if self.checked:
+            return
+        if not self.ran:
+            raise ConvertError(f"{self.not_whole}\nNone of its parts became a delta graph either:\n{self.reasons()}")
+        refuse_unknown_names(self.context)
+        if self.settings.strict:
+            refuse_eager(self.eager())
+        self.checked = True
+
+    @contextlib.contextmanager
+    def intercepted(self) -> Iterator[None]:
+        """Meanwhile every call of a module of the model is one of its Part."""
+        try:
+            for part in self.watched.values():
+                part.take_over()
+            yield
+        finally:
+            for part in self.watched.values():
+                part.let_go()
+
+    @contextlib.contextmanager
+    def released(self) -> Iterator[None]:
+        """Within a frame: meanwhile the modules are themselves."""
+        for part in self.watched.values():
+            part.let_go()
+        try:
+            yield
+        finally:
+            for part in self.watched.values():
+                part.take_over()
+
+    def run(self, part: Part, graph: DeltaGraphModule, number: int, tensors: list[Tensor]) -> Any:
+        """Call number `number` of a graph in this frame; each has a state of its own."""
+        runtime = graph.runtime
+        runtime.call, runtime.calls = number, max(runtime.calls, number + 1)
+        result = graph(*tensors)
+        self.ran.append(Ran(part.path, graph, number))
+        return result
+
+    def make_graph(self, part: Part, form: CallForm, tensors: list[Tensor]) -> DeltaGraphModule:
+        """The graph of a module for calls of this form; raises NoGraph."""
+        gate = (
+            None if self.ran else self.settings.input_gate
+        )  # only the first graph of a frame sees the camera's pixels
+        settings = replace(self.settings, preprocess=None, input_gate=gate)
+        with self.released(), torch.inference_mode(False):
+            graph_module = capture_call(part.module, part.path, form)
+            context = replace(self.context, settings=settings)  # the sets of names are the same
+            dense = copy.deepcopy(graph_module) if self.verifies else None
+            graph = compile_graph(graph_module, context, dense, tensors)
+        runtime = graph.runtime
+        runtime.scales, runtime.later_scales = self.scales.setdefault(part.path, ({}, {}))
+        runtime.warned_of_noise = bool(self.ran)
+        runtime.forced_mask = self.forced_mask
+        return graph
+
+    def stays_dense(self, path: str) -> bool:
+        names = {name for name in self.settings.keep_dense if path == name or path.startswith(f"{name}.")}
+        self.context.used_names |= names
+        return bool(names)
+
+    # -- what the user asks for ---------------------------------------------------------------------------------------
+
+    @property
+    def parts(self) -> dict[str, DeltaGraphModule]:
+        """The delta graphs that ran in the last frame, by the path of the module that they stand for."""
+        return {ran.path: ran.graph for ran in self.ran}
+
+    @property
+    def graphs(self) -> list[DeltaGraphModule]:
+        """All delta graphs."""
+        return [graph for part in self.watched.values() for graph in part.graphs.values()]
+
+    def eager(self) -> list[Eager]:
+        """The modules outside the delta graphs that multiplied something in the last frame."""
+        found = []
+        for path, macs in self.macs.own.items() if self.macs else ():
+            if not any(part == path or not part or path.startswith(f"{part}.") for part in self.parts):
+                part = self.watched.get(path)
+                reason = part.reason if part is not None and part.reason else "it is called by no name of its own"
+                kind = type(self.model.get_submodule(path)).__name__
+                found.append(Eager(path, kind, macs, reason, self.stays_dense(path)))
+        return found
+
+    def reasons(self) -> str:
+        """Why each module that was called is not a graph."""
+        called = [part for part in self.watched.values() if part.reason is not None and part.path]
+        return "\n".join(f"  {part.path}: {part.reason}" for part in called) or "  none was called"
+
+    def reset(self, streams: list[int] | None) -> None:
+        with alone(self.lock):
+            if streams is None:
+                self.streams = None
+            for graph in self.graphs:
+                graph.runtime.reset(streams)
+
+    def train(self, mode: bool = True) -> DeltaParts:
+        if mode:
+            raise FrameError("a converted model runs inference only; train the model it came from and convert again.")
+        return super().train(False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DeltaParts:
+        super()._apply(fn, recurse)
+        self.start_over()  # moved, or converted to another dtype
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        take_over_weights(self.model)
+        self.scales = {}
+        self.start_over()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def extra_repr(self) -> str:
+        return f"delta graphs: {', '.join(self.parts) or 'made when the first frame comes'}"
+
+
+def pictures(args: tuple, kwargs: dict[str, Any]) -> int:
+    """How many there are in the first list of pictures `[C, H, W]`, as detectors take them; 0 if there is none."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, (list, tuple)) and value and all(isinstance(x, Tensor) and x.dim() == 3 for x in value):
+            return len(value)
+    return 0
+
+
+def refuse_eager(eager: list[Eager]) -> None:
+    rows = "\n".join(f"  {each.path}: {each.kind} runs dense, {each.reason}" for each in eager if not each.wanted)
+    if rows:
+        raise ConvertError(
+            f"strict=True and these modules are in no delta graph:\n{rows}\n"
+            f"Name those you accept: keep_dense={[each.path for each in eager if not each.wanted]!r}."
+        )
