@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from deltafx.build_info import build_info
 from deltafx.networks import Network
 from deltafx.picture import delta_panel, dense_panel, side_by_side
+from deltafx.plain_json import to_json
 from deltafx.playback import Playback, Shown
 from deltafx.settings import MODES
 from deltafx.video import VideoError, VideoWriter
@@ -84,5 +84,5 @@ def run_demo(
                for run in playback.runs},
         },
     }  # fmt: skip
-    data.write_text(json.dumps(result, indent=1) + "\n")
+    data.write_text(to_json(result))
     return Demo(result, film, data, stopped)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from deltafx import models_zoo
+from deltafx.detections import Detections
 from deltafx.errors import ConvertError, unknown_name
 from deltafx.preprocess import Preprocess
 from deltafx.testing import scale_weights
 
 RANDOM = "random weights, since none could be fetched ({}): times and MACs mean something, thresholds and errors little"
 IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+TAKES = {"optical_flow": "two pictures", "video": "clips"}  # families of torchvision
 UNIT = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # 0..1
 
 
@@ -69,8 +72,31 @@ def of_torchvision(name: str) -> Network:
     if name not in models.list_models():
         known = [*models_zoo.NAMES, *models.list_models(), "timm:NAME", "FILE.onnx"]
         raise ValueError(unknown_name("network", name, known))
-    model, note = pretrained(lambda weights: models.get_model(name, weights="DEFAULT" if weights else None))
+    family = models.get_model_builder(name).__module__.split(".")[2]
+    if family in TAKES:
+        raise ValueError(f"{name} takes {TAKES[family]}, not a picture; in Python, deltafx.convert converts it.")
+    backbone = "weights_backbone" in inspect.signature(models.get_model_builder(name)).parameters
+    without = {"weights": None, "weights_backbone": None} if backbone else {"weights": None}
+    model, note = pretrained(lambda given: models.get_model(name, **({"weights": "DEFAULT"} if given else without)))
+    if family == "detection":
+        return Network(name, Batched(model).eval(), UNIT, detections, note=note)  # it resizes and normalises by itself
     return Network(name, model, IMAGENET, stride=32, note=note)
+
+
+class Batched(nn.Module):
+    """A detector of torchvision, which takes a list of pictures, called with a batch of them."""
+
+    def __init__(self, detector: nn.Module):
+        super().__init__()
+        self.detector = detector
+
+    def forward(self, pictures: Tensor) -> list[dict[str, Tensor]]:
+        return self.detector(list(pictures.unbind()))
+
+
+def detections(outputs: list[dict[str, Tensor]]) -> list[Detections]:
+    """What a detector of torchvision sees in each picture."""
+    return [Detections(each["boxes"], each["scores"], each["labels"]) for each in outputs]
 
 
 def of_timm(name: str) -> Network:

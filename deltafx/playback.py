@@ -42,8 +42,18 @@ def advance(dm: Converted, network: Network, frame: np.ndarray) -> Step:
     outputs = dm(frame)
     ms = 1e3 * (time.perf_counter() - started)
     totals = report(dm).totals
-    mask = input_mask(dm)[0].cpu().numpy().copy()  # which the next frame overwrites
+    mask = over_frame(input_mask(dm)[0].cpu().numpy(), frame)
     return Step(ms, totals["macs"], totals["macs_dense"], mask, outputs, network.meaning(outputs))
+
+
+def over_frame(mask: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """A copy of the mask in the frame's size: detectors resize a picture, and pad it to the right and below."""
+    scale = min(m / f for m, f in zip(mask.shape, frame.shape, strict=False))
+    rows, columns = (
+        np.minimum(((np.arange(f) + 0.5) * scale).astype(int), m - 1)
+        for m, f in zip(mask.shape, frame.shape, strict=False)
+    )
+    return mask[np.ix_(rows, columns)]
 
 
 @dataclass

@@ -12,10 +12,10 @@ def offline(monkeypatch):
     """The hub cannot be reached."""
     build = models.get_model
 
-    def get_model(name, weights=None):
-        if weights is not None:
+    def get_model(name, weights, weights_backbone=None):
+        if weights is not None or weights_backbone is not None:
             raise OSError("<urlopen error no route>")
-        return build(name)
+        return build(name, weights=None, **({"weights_backbone": None} if "lraspp" in name else {}))
 
     monkeypatch.setattr(models, "get_model", get_model)
 
@@ -29,6 +29,10 @@ def test_torchvision_without_weights_says_so(offline):
     assert 0.05 < logits.std() < 20  # scaled, not what initialisation gives
     other = load_network("squeezenet1_1").model.state_dict()
     torch.testing.assert_close(dict(network.model.state_dict()), dict(other), rtol=0, atol=0)
+
+
+def test_without_weights_for_the_backbone_either(offline):
+    assert load_network("lraspp_mobilenet_v3_large").note.startswith("random weights")
 
 
 def test_torchvision_with_weights(monkeypatch):
@@ -73,3 +77,25 @@ def test_unknown():
 @pytest.mark.parametrize(("size", "fitted"), [((300, 400), (288, 384)), ((1, 1), (32, 32)), ((320, 640), (320, 640))])
 def test_frames_are_fitted_to_the_stride(size, fitted):
     assert networks.Network("n", torch.nn.Identity(), networks.UNIT, stride=32).fit(*size) == fitted
+
+
+@pytest.mark.parametrize(("name", "takes"), [("raft_small", "two pictures"), ("r3d_18", "clips")])
+def test_what_takes_more_than_a_picture(name, takes):
+    with pytest.raises(
+        ValueError, match=f"{name} takes {takes}, not a picture; in Python, deltafx.convert converts it"
+    ):
+        load_network(name)
+
+
+def test_a_detector_takes_a_batch(monkeypatch):
+    class Detector(torch.nn.Module):
+        def forward(self, pictures):
+            return [{"boxes": x[0, :2, :4], "scores": x[0, 0, :2], "labels": torch.ones(2)} for x in pictures]
+
+    monkeypatch.setattr(models, "get_model", lambda name, weights=None: Detector())
+    network = load_network("ssd300_vgg16")
+    batch = torch.rand(2, 3, 8, 8)
+    first = network.meaning(network.model(batch))
+    assert torch.equal(first.boxes, batch[0, 0, :2, :4])
+    assert len(network.postprocess(network.model(batch))) == 2
+    assert network.fit(301, 203) == (301, 203)

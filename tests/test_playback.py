@@ -1,10 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from deltafx.detections import Detections
 from deltafx.networks import UNIT, Network
-from deltafx.playback import Playback
+from deltafx.playback import Playback, over_frame
 from tests.clips import scene
 
 
@@ -67,3 +68,15 @@ def test_the_dense_network_may_see_fewer_frames():
     assert [number for number, each in enumerate(shown) if each.dense_ms is not None] == [0, 1, 5, 9]
     (run,) = playback.runs
     assert (len(run.ms), len(run.errors), len(playback.dense_ms)) == (9, 3, 3)
+
+
+def test_a_mask_is_laid_over_the_frame():
+    mask = np.zeros((16, 32), np.uint8)
+    mask[4:8, 10:12] = 1
+    same = over_frame(mask, np.zeros((16, 32, 3)))
+    assert np.array_equal(same, mask)
+    assert same is not mask
+    larger = over_frame(mask, np.zeros((32, 48, 3)))  # the picture was halved, and padded from 24 to 32 columns
+    assert larger.shape == (32, 48)
+    assert larger[8:16, 20:24].all()
+    assert larger.sum() == 8 * 4

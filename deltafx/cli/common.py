@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
@@ -17,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from deltafx.errors import ConvertError, FrameError
 from deltafx.models_zoo.assets import AssetError
 from deltafx.networks import statistics_of
+from deltafx.plain_json import to_json
 from deltafx.preprocess import Preprocess
 from deltafx.video import Video
 
@@ -136,4 +136,4 @@ def total_of(video: Video, frames: int | None) -> int | None:
 
 
 def print_json(result: Any) -> None:
-    sys.stdout.write(json.dumps(result, indent=1) + "\n")
+    sys.stdout.write(to_json(result))
