@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
 from deltafx.delta import Delta, deltas_in, tensors_in
 from deltafx.errors import NoDeltaForm
+from deltafx.flops import flop_counter
 from deltafx.graph_walk import GraphWalk, storage_of
 from deltafx.handover import ATTRIBUTE, handover_of, pixels_of
 from deltafx.node import VIEW, DeltaNode, DeltaToDense, DenseToDelta
@@ -34,7 +34,7 @@ class DenseRun(GraphWalk):
         # frame; and of which node the dimension 0 is the streams.
         self.travels: dict[fx.Node, Any] = {}
         self.aligned: dict[fx.Node, bool] = {}
-        self.flops = FlopCounterMode(display=False)
+        self.flops = flop_counter()
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         with self.flops:
