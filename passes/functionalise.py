@@ -8,6 +8,7 @@ model's own parameters and buffers. Once nothing is written, copies (`x.clone()`
 
 from __future__ import annotations
 
+import builtins
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -191,6 +192,8 @@ def may_be_view(graph_module: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         family = ops.operator_of_module(graph_module.get_submodule(str(node.target)))
         return family in views
+    if node.target is builtins.getattr:
+        return node.args[1] in ops.Attribute.views
     if node.op == "call_method":
         return ops.METHODS.get(str(node.target)) in views or node.target in MAY_SHARE
     return node.op == "call_function" and ops.FUNCTIONS.get(node.target) in views  # type: ignore[arg-type]

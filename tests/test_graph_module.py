@@ -155,7 +155,7 @@ class Spellings(nn.Module):
         n, c, h, w = x.shape
         x = self.act(x * self.gain).clamp_(-2, 2).add(1)
         x[:, 0] = 0.5
-        x = F.hardtanh(F.interpolate(x.sort(1)[0], size=(h * 2, w * 2)))
+        x = F.hardtanh(F.interpolate(x.cumprod(1), size=(h * 2, w * 2)))
         return {"all": x.reshape(n, c, -1), "part": torch.cat([x, x.masked_fill(x > 0, 0)], 1)}
 
 

@@ -10,25 +10,30 @@ from typing import Any
 
 from torch import nn
 
+from deltafx.ops.attention import Attention
 from deltafx.ops.base import FunctionOp, Op, Slot
 from deltafx.ops.batch_norm import Affine, BatchNorm
 from deltafx.ops.concat import Concat, Stack
 from deltafx.ops.conv import Conv
 from deltafx.ops.conv_transpose import ConvTranspose
 from deltafx.ops.foreign import SamePadded
+from deltafx.ops.index import IndexSelect, Repeat
 from deltafx.ops.interpolate import Interpolate
 from deltafx.ops.island import Island
 from deltafx.ops.linear import Linear
+from deltafx.ops.matmul import Einsum, MatMul
+from deltafx.ops.order import Order
 from deltafx.ops.pointwise import Activation, Pointwise
 from deltafx.ops.pool import AdaptivePool, AvgPool, MaxPool
 from deltafx.ops.reduce import LayerNorm, Norm, Reduction, Softmax
 from deltafx.ops.resample import ChannelShuffle, Pad, PixelShuffle, PixelUnshuffle, Shift
-from deltafx.ops.view import GetItem, Reshape, View
+from deltafx.ops.unfold import Fold, Unfold
+from deltafx.ops.view import Attribute, GetItem, Reshape, View
 
 OPERATORS: tuple[type[Any], ...] = (
     Conv, ConvTranspose, Linear, BatchNorm, Activation, Pointwise, MaxPool, AvgPool, AdaptivePool, Interpolate, Pad,
-    PixelShuffle, PixelUnshuffle, ChannelShuffle, Shift, Concat, Stack, View, GetItem, Reshape, Reduction, Softmax,
-    LayerNorm, Norm, SamePadded,
+    PixelShuffle, PixelUnshuffle, ChannelShuffle, Shift, Concat, Stack, View, GetItem, Attribute, Reshape, IndexSelect,
+    Repeat, Unfold, Fold, Reduction, Softmax, LayerNorm, Norm, Order, MatMul, Einsum, Attention, SamePadded,
 )  # fmt: skip
 
 
@@ -66,8 +71,9 @@ def computes_like(module: nn.Module, base: type) -> bool:
 
 
 __all__ = [
-    "FUNCTIONS", "METHODS", "MODULES", "OPERATORS", "Activation", "AdaptivePool", "Affine", "AvgPool", "BatchNorm",
-    "ChannelShuffle", "Concat", "Conv", "ConvTranspose", "FunctionOp", "GetItem", "Interpolate", "Island", "LayerNorm",
-    "Linear", "MaxPool", "Norm", "Op", "Pad", "PixelShuffle", "PixelUnshuffle", "Pointwise", "Reduction", "Reshape",
-    "SamePadded", "Shift", "Slot", "Softmax", "Stack", "View", "operator_of_module", "table_of",
+    "FUNCTIONS", "METHODS", "MODULES", "OPERATORS", "Activation", "AdaptivePool", "Affine", "Attention", "Attribute",
+    "AvgPool", "BatchNorm", "ChannelShuffle", "Concat", "Conv", "ConvTranspose", "Einsum", "Fold", "FunctionOp",
+    "GetItem", "IndexSelect", "Interpolate", "Island", "LayerNorm", "Linear", "MatMul", "MaxPool", "Norm", "Op",
+    "Order", "Pad", "PixelShuffle", "PixelUnshuffle", "Pointwise", "Reduction", "Repeat", "Reshape", "SamePadded",
+    "Shift", "Slot", "Softmax", "Stack", "Unfold", "View", "computes_like", "operator_of_module", "table_of",
 ]  # fmt: skip

@@ -181,6 +181,26 @@ def channel_dimension(tensor: Any) -> int | None:
     return 1 if tensor.dim() > 1 else None
 
 
+def broadcasts_streams(tensors: Sequence[Tensor]) -> bool:
+    """Whether one of fewer dimensions than the others, where those of the streams are no more in front, is as long."""
+    rank = max(x.dim() for x in tensors)
+    streams = {x.shape[:1] for x in tensors if x.dim() == rank}
+    return any(0 < x.dim() < rank and x.shape[:1] in streams for x in tensors)
+
+
+def moves_streams(op: Op, inputs: Sequence[Any]) -> bool:
+    """Sends the number of each row of the first input through a rearrangement: whether it comes out in its place."""
+    shape = inputs[0].shape
+    if not shape:
+        return True
+    rows = torch.arange(shape[0], device=inputs[0].device)
+    moved = op(rows.view(-1, *[1] * (len(shape) - 1)).expand(shape), *inputs[1:])
+    return not all(
+        part.dim() > 0 and part.shape[0] == shape[0] and bool((part == rows.view(-1, *[1] * (part.dim() - 1))).all())
+        for part in ([moved] if isinstance(moved, Tensor) else moved)
+    )
+
+
 def to_mask(count: Tensor) -> Tensor:
     """The mask of where a sum or maximum of set pixels, which may be rounded, is at least one."""
     return (count > 0.5).to(torch.uint8)

@@ -8,14 +8,16 @@ of the input's and costs nothing.
 
 from __future__ import annotations
 
+import builtins
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from deltafx.ops.base import FRAME, Call, CallOfTwo, FunctionOp, Masks, Sample, Slot
+from deltafx.ops.base import FRAME, Call, CallOfTwo, FunctionOp, Masks, Sample, Slot, everything, moves_streams, seeded
 
 
 class View(FunctionOp):
@@ -30,11 +32,16 @@ class View(FunctionOp):
     )  # fmt: skip
     methods: ClassVar[tuple[str, ...]] = (
         "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "squeeze", "unsqueeze", "select",
-        "narrow", "chunk", "split", "tensor_split", "unbind", "t", "expand", "expand_as",
+        "narrow", "chunk", "split", "tensor_split", "unbind", "t", "expand", "expand_as", "unfold",
     )  # fmt: skip
 
     def __init__(self, function: Callable, args: Sequence[Any] = (Slot(0),), kwargs: dict[str, Any] | None = None):
         super().__init__(expand_like if function is Tensor.expand_as else function, args, kwargs)
+
+    def forward(self, *inputs: Any) -> Any:
+        result = super().forward(*inputs)
+        moves = self.function is not expand_like and any(isinstance(x, Tensor) for x in inputs[1:])
+        return pytree.tree_map_only(Tensor, torch.clone, result) if moves else result  # no view stays where it was
 
     @staticmethod
     def samples() -> list[Sample]:
@@ -63,6 +70,8 @@ class View(FunctionOp):
             "tensor_split": lambda x: x.tensor_split(3, dim=2),
             "unbind": lambda x: torch.unbind(x, 1),
             "unbind_rows": lambda x: x.unbind(2),
+            "unfold": lambda x: x.unfold(2, 3, 2),
+            "unfold_channels": lambda x: x.unfold(1, 2, 3),
         }
         return [Sample(name, Call(function)) for name, function in functions.items()]
 
@@ -76,29 +85,24 @@ class View(FunctionOp):
         return "it is indexed with a tensor" if by_tensor else None
 
     def mixes_streams(self, inputs: Sequence[Any]) -> bool:
-        """Sends the number of each row through the rearrangement and looks whether it comes out in its place."""
-        shape = inputs[0].shape
-        rows = torch.arange(shape[0]).view(-1, *[1] * (len(shape) - 1)) if shape else torch.zeros(())
-        moved = self(rows.expand(shape), *inputs[1:])
-        return not all(
-            part.dim() > 0 and part.shape[0] == shape[0] and torch.equal(collapse(part).flatten(), rows.flatten())
-            for part in ([moved] if isinstance(moved, Tensor) else moved)
-        )
+        return moves_streams(self, inputs)
 
     def is_linear(self, deltas: Sequence[bool]) -> bool:
         return True
 
 
 class GetItem(View):
-    """`x[index]` with numbers, slices, None and Ellipsis; on a tuple or a shape it is Python's own."""
+    """`x[index]` with numbers, slices, None, Ellipsis and lists of places; of a tuple or a shape it is Python's own."""
 
     name = "getitem"
     takes_nests = True
-    functions = (operator.getitem,)
+    functions: ClassVar[tuple[Callable, ...]] = (operator.getitem,)
     methods = ()
 
     @staticmethod
+    @seeded
     def samples() -> list[Sample]:
+        order, grid = torch.tensor([3, -1, 0, 0]), torch.tensor([[2, 0], [1, 5]])
         functions = {
             "channels": lambda x: x[:, 2:5],
             "crop": lambda x: x[..., 1:-2, 3:],
@@ -108,15 +112,85 @@ class GetItem(View):
             "none": lambda x: x[:, None, ..., None],
             "computed": lambda x: x[:, :, : x.shape[2] // 2],
             "of_chunk": lambda x: x.chunk(2, 1)[1],
+            "list": lambda x: x[:, [2, 1, 0]],
+            "list_of_rows": lambda x: x[:, 1:, [5, 5, -1]],
+            "list_of_streams": lambda x: x[[1, 0]],
+            "tensor": lambda x: x[..., order],
+            "tensor_and_none": lambda x: x[:, None, :, order, 1:],
+            "table": lambda x: x[:, grid],
+            "table_of_rows": lambda x: x[:, :, grid],
+            "two_tensors": lambda x: x[:, :, order, order],
+            "tensor_and_number": lambda x: x[:, 1, order],
+            "computed_place": lambda x: x[:, :, x.abs().mean((0, 1, 3)).argmax()],
         }
         return [Sample(name, Call(function)) for name, function in functions.items()]
 
-    def refusal(self, inputs: Sequence[Any]) -> str | None:
+    def index(self, inputs: Sequence[Any]) -> tuple:
         index = self.fill(inputs)[0][1]
-        parts = index if isinstance(index, tuple) else (index,)
-        if any(isinstance(part, (Tensor, list, bool)) for part in parts):
-            return "it is indexed with a tensor or a list"
-        return None
+        return index if isinstance(index, tuple) else (index,)
+
+    def candidates(self, masks: Masks, inputs: Sequence[Any], output: Any) -> Any:
+        if masks[0] is None or any(mask is not None for mask in masks[1:]):
+            return everything(masks, inputs, output)  # the place depends on the frame
+        plain, dim, places = lone_list(self.index(inputs), inputs[0].dim())
+        mask = collapse(masks[0].expand(inputs[0].shape)[plain])
+        if places is None or mask.shape[dim] == 1:
+            return mask
+        return mask[(slice(None),) * dim + (places,)]
+
+    def refusal(self, inputs: Sequence[Any]) -> str | None:
+        return "it is indexed with a mask" if any(map(is_boolean, self.index(inputs))) else None
+
+    def mixes_streams(self, inputs: Sequence[Any]) -> bool:
+        computed = [x for x in inputs[1:] if isinstance(x, Tensor)]
+        return any(x.shape[:1] == inputs[0].shape[:1] for x in computed) or super().mixes_streams(inputs)
+
+
+def lone_list(index: tuple, rank: int) -> tuple[tuple, int, Any]:
+    """The index without its only list of places, and the dimension of the result to which that applies.
+
+    Several lists, a table, and a list beside numbers go by rules of their own: the index is left as it is.
+    """
+    lists = [part for part in index if isinstance(part, list) or (isinstance(part, Tensor) and part.dim() > 0)]
+    table = any(isinstance(part, Tensor) and part.dim() > 1 for part in lists)
+    table = table or any(isinstance(part, list) and any(isinstance(x, (list, Tensor)) for x in part) for part in lists)
+    if len(lists) != 1 or table or any(isinstance(part, (int, Tensor)) for part in index if part is not lists[0]):
+        return index, 0, None
+    place = next(i for i, part in enumerate(index) if part is lists[0])
+    dim = place
+    if Ellipsis in [part for part in index[:place] if not isinstance(part, (Tensor, list))]:
+        dim += rank - sum(part is not None and part is not Ellipsis for part in index) - 1
+    return (*index[:place], slice(None), *index[place + 1 :]), dim, lists[0]
+
+
+def is_boolean(part: Any) -> bool:
+    if isinstance(part, list):
+        return any(map(is_boolean, part))
+    return isinstance(part, bool) or (isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8))
+
+
+class Attribute(GetItem):
+    """`x.mT` and other attributes that are views; on a named tuple of tensors, `.values`, it is Python's own."""
+
+    name = "attribute"
+    functions: ClassVar[tuple[Callable, ...]] = (builtins.getattr,)
+    views = ("T", "mT", "H", "mH", "data")
+
+    @staticmethod
+    def samples() -> list[Sample]:
+        functions = {
+            "transposed": lambda x: x.mT + x.mH,
+            "transposed_vectors": lambda x: x.mean((2, 3)).T.T + x.mean((2, 3)).H.H,
+            "data": lambda x: x.data,
+            "of_named_tuple": lambda x: x.max(1).values - x.min(1).values,
+        }
+        return [Sample(name, Call(function)) for name, function in functions.items()]
+
+    def candidates(self, masks: Masks, inputs: Sequence[Any], output: Any) -> Any:
+        return View.candidates(self, masks, inputs, output)
+
+    def refusal(self, inputs: Sequence[Any]) -> str | None:
+        return None if self.args[1] in self.views else f"nothing is known of its attribute {self.args[1]!r}"
 
 
 class Reshape(FunctionOp):

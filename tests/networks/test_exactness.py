@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, fx, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import deltafx
 from deltafx.capture import capture
+from deltafx.flops import flop_counter
 from deltafx.measure import relative_error, tensors_of
 from deltafx.testing import clip
 from tests.networks.networks import each, network
@@ -94,7 +94,7 @@ def test_macs_are_in_delta_form(dense):
     dm = deltafx.convert(dense.model)
     dm(dense.frames[0])
     report = deltafx.report(dm)
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+    with torch.no_grad(), flop_counter() as flops:
         dense.model(dense.frames[0])
     totals = report.totals
     assert totals["macs_dense"] == flops.get_total_flops() // 2, "some MACs are not counted"

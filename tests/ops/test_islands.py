@@ -46,8 +46,8 @@ def hooked() -> nn.Module:
 
 ISLANDS: dict[str, tuple[nn.Module, str]] = {
     "function": (Call(lambda x: torch.cumprod(x, 1)), "no operator is known for it"),
-    "method": (Call(lambda x: x.sort(2)[0]), "no operator is known for it"),
-    "tuple": (Call(lambda x: torch.max(x, 1)), "no operator is known for it"),
+    "method": (Call(lambda x: x.logcumsumexp(2)), "no operator is known for it"),
+    "tuple": (Call(lambda x: torch.frexp(x)), "no operator is known for it"),
     "two_inputs": (CallOfTwo(lambda x, y: torch.cdist(x, y)), "no operator is known for it"),
     "vector": (Call(lambda x: torch.trace(x[0, 0]).reshape(1)), "no operator is known for it"),
     "module": (nn.Sequential(nn.LPPool2d(2, 3)), "no operator is known for LPPool2d"),

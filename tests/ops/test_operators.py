@@ -26,6 +26,8 @@ ROUNDS = {f"BatchNorm-{sample.name}": "scale and shift are computed once" for sa
 
 # Where the mask is larger than what a change of one pixel can reach.
 LARGER = {
+    "GetItem-computed_place": "another place may be picked",
+    "IndexSelect-computed": "other places may be picked",
     "Pointwise-torch.heaviside": "the second operand counts only where the first is 0",
     "Pointwise-torch.logical_or": "the other operand is true everywhere",
     "Pointwise-type_as": "the second operand gives nothing but its dtype",

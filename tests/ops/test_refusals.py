@@ -13,7 +13,7 @@ import deltafx
 from deltafx.ops.base import Call, CallOfTwo
 
 BATCH = "a batch dimension is needed"
-INDEX = "it is indexed with a tensor or a list"
+INDEX = "it is indexed with a mask"
 WEIGHT, ORDER = torch.randn(5, 7, 3, 3), torch.tensor([2, 0, 1])
 
 REFUSALS: dict[str, tuple[Callable, str]] = {
@@ -42,9 +42,17 @@ REFUSALS: dict[str, tuple[Callable, str]] = {
         "PyTorch's antialiasing is not separable where the width is 1",
     ),
     "circular_crop": (lambda x: F.pad(x, (1, -1, 0, 0), "circular"), "it crops and pads circularly at once"),
-    "list_index": (lambda x: x[:, [2, 0, 1]], INDEX),
-    "tensor_index": (lambda x: x[:, ORDER], INDEX),
     "mask_index": (lambda x: x[:, [True, False] * 3 + [True]], INDEX),
+    "mask_tensor_index": (lambda x: x[:, :, torch.arange(11) > 3], INDEX),
+    "attribute": (lambda x: x.real, "nothing is known of its attribute 'real'"),
+    "repeat_interleave": (lambda x: x.repeat_interleave(2), "it repeats the flattened tensor"),
+    "repeat_interleave_tensor": (
+        lambda x: torch.repeat_interleave(x[:, :3], ORDER, dim=1),
+        "it repeats each element another number of times",
+    ),
+    "einsum_diagonal": (lambda x: torch.einsum("ncii->nci", x[..., :11]), "it takes a diagonal"),
+    "unfold": (lambda x: F.unfold(x[0], 2), f"the input has 3 dimensions; {BATCH} (4 in all)"),
+    "fold": (lambda x: F.fold(x[0, 0, :4, :], (2, 14), 2), f"the input has 2 dimensions; {BATCH} (3 in all)"),
     "tensor_split": (lambda x: x.tensor_split(ORDER[:1] + 1, 1), "it is indexed with a tensor"),
     "dtype": (lambda x: x.view(torch.int32), "it changes the dtype"),
     "dtype_keyword": (lambda x: x.view(dtype=torch.int32), "it changes the dtype"),
