@@ -16,11 +16,13 @@ from deltafx.passes.lower import lower
 from deltafx.passes.place_truncation import place_truncation
 from deltafx.passes.plan_buffers import plan_buffers
 from deltafx.passes.rewrite_to_delta import rewrite_to_delta
+from deltafx.passes.take_attention_apart import take_attention_apart
 
 PASSES = (
     drop_inference_noops,
     functionalise,  # before operators are built, which are all out of place
     fold_constants,  # a weight that is computed from weights must be constant to be an operator's own
+    take_attention_apart,  # its weights and masks are constants by now
     canonicalise_operators,
     fold_affine,
     rewrite_to_delta,
