@@ -38,7 +38,8 @@ def supported_operators() -> tuple[SupportedOperator, ...]:
 
 def spellings_of(family: type) -> tuple[str, ...]:
     modules = [f"nn.{each.__name__}" for each in getattr(family, "module_types", ())]
-    foreign = [each.rpartition(".")[2] for each in getattr(family, "module_names", ())]
+    names = (*getattr(family, "module_names", ()), *getattr(family, "function_names", ()))
+    foreign = [each.rpartition(".")[2] for each in names]
     functions = [each.__name__ for each in getattr(family, "functions", ())]
     methods = [f"Tensor.{each}" for each in getattr(family, "methods", ()) if each not in functions]
     return tuple(dict.fromkeys([*modules, *foreign, *functions, *methods]))

@@ -111,7 +111,8 @@ def known_operator(
     """The operator that is known for a node and the nodes it is called with, or why there is none."""
     if module is not None:
         return operator_of_module(module, args, kwargs, inputs)
-    family = ops.METHODS.get(str(node.target)) if node.op == "call_method" else ops.FUNCTIONS.get(function)
+    method = node.op == "call_method"
+    family = ops.METHODS.get(str(node.target)) if method else ops.operator_of_function(function)
     if family is None:
         return "no operator is known for it"
     if hasattr(family, "from_weights"):

@@ -28,6 +28,7 @@ IN_PLACE_OPERATORS: dict[Callable, Callable] = {
     operator.ipow: operator.pow, operator.iand: operator.and_, operator.ior: operator.or_, operator.ixor: operator.xor,
     operator.imatmul: operator.matmul,
 }  # fmt: skip
+HARMLESS = ("torch", "_operator", "operator", "math", "builtins")  # modules in which what writes is known
 WITHOUT_PLAIN_FORM = ("bernoulli_", "copy_", "fill_", "zero_")  # x.bernoulli() reads x as probabilities
 PARTS = ("chunk", "split", "tensor_split", "unbind")  # what they give does not overlap
 COPIES = (("call_method", "clone"), ("call_function", torch.clone))
@@ -42,10 +43,10 @@ def set_item(x: Tensor, index: Any, value: Any) -> Tensor:
 
 
 class OnCopy:
-    """An in-place method or function without an out-of-place form, applied to a copy."""
+    """An in-place method or function without an out-of-place form, applied to a copy; its operator is the function's."""
 
     def __init__(self, function: Any):
-        self.function = function
+        self.function = self.stands_for = function
         self.__name__ = function.__name__.strip("_")
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -60,6 +61,7 @@ def functionalise(graph_module: fx.GraphModule, context: Context) -> int:
         # The operator that is built for a module works out of place in any case.
         rewritten = writes_in_place(leaf_module(graph_module, node))
         if not rewritten and not make_out_of_place(node):
+            refuse_unread(node)
             continue
         count += not rewritten
         if node in host:
@@ -87,7 +89,11 @@ def make_out_of_place(node: fx.Node) -> bool:
     if isinstance(node.target, torch._ops.OpOverload):
         marked = node.target._schema.is_mutable
     if node.op == "call_function":
-        if node.target in IN_PLACE_OPERATORS:
+        if getattr(ops.operator_of_function(node.target), "writes_input", False):
+            if isinstance(node.target, OnCopy):
+                return False
+            node.target = OnCopy(node.target)
+        elif node.target in IN_PLACE_OPERATORS:
             node.target = IN_PLACE_OPERATORS[node.target]
         elif node.target is operator.setitem:
             node.target = set_item
@@ -127,6 +133,18 @@ def positional_inplace(node: fx.Node) -> bool:
         return False
     node.args = (*node.args[:position], False, *node.args[position + 1 :])
     return True
+
+
+def refuse_unread(node: fx.Node) -> None:
+    """A function of which nothing is known, and whose result is not read, is there for what it writes."""
+    known = getattr(node.target, "__module__", None) or "torch"
+    if node.op != "call_function" or node.users or not node.all_input_nodes or known.split(".")[0] in HARMLESS:
+        return
+    name = getattr(node.target, "__name__", str(node.target))
+    raise ConvertError(
+        f"{node.meta['path']}: nothing reads what {name} returns, so it may be there for what it writes into its "
+        f"arguments, which a graph cannot see. Make the model read its result (x = {name}(x, ...))."
+    )
 
 
 def varnames(function: Any) -> tuple[str, ...]:

@@ -22,11 +22,13 @@ from deltafx.ops.interpolate import Interpolate
 from deltafx.ops.island import Island
 from deltafx.ops.linear import Linear
 from deltafx.ops.matmul import Einsum, MatMul
+from deltafx.ops.mvit import AddPositions, AddShortcut, FitRank
 from deltafx.ops.order import Order
 from deltafx.ops.pointwise import Activation, Pointwise
 from deltafx.ops.pool import AdaptivePool, AvgPool, MaxPool
 from deltafx.ops.reduce import LayerNorm, Norm, Reduction, Softmax
 from deltafx.ops.resample import ChannelShuffle, Pad, PixelShuffle, PixelUnshuffle, Shift
+from deltafx.ops.swin import PatchMerging, WindowAttention
 from deltafx.ops.unfold import Fold, Unfold
 from deltafx.ops.view import Attribute, GetItem, Reshape, View
 
@@ -34,6 +36,7 @@ OPERATORS: tuple[type[Any], ...] = (
     Conv, ConvTranspose, Linear, BatchNorm, Activation, Pointwise, MaxPool, AvgPool, AdaptivePool, Interpolate, Pad,
     PixelShuffle, PixelUnshuffle, ChannelShuffle, Shift, Concat, Stack, View, GetItem, Attribute, Reshape, IndexSelect,
     Repeat, Unfold, Fold, Reduction, Softmax, LayerNorm, Norm, Order, MatMul, Einsum, Attention, SamePadded,
+    WindowAttention, PatchMerging, FitRank, AddPositions, AddShortcut,
 )  # fmt: skip
 
 
@@ -52,6 +55,7 @@ COMPUTATION = ("forward", "_conv_forward", "_output_padding", "_apply_instance_n
 MODULES: dict[type[nn.Module], type[Any]] = table_of("module_types")
 NAMED_MODULES: dict[str, type[Any]] = table_of("module_names")  # of libraries that need not be installed
 FUNCTIONS: dict[Callable, type[Any]] = table_of("functions")
+NAMED_FUNCTIONS: dict[str, type[Any]] = table_of("function_names")
 METHODS: dict[str, type[Any]] = table_of("methods")
 
 
@@ -64,6 +68,13 @@ def operator_of_module(module: nn.Module) -> type[Any] | None:
     return None
 
 
+def operator_of_function(function: Any) -> type[Any] | None:
+    """The operator class for a function."""
+    original = getattr(function, "stands_for", function)
+    name = f"{getattr(original, '__module__', '')}.{getattr(original, '__qualname__', '')}"
+    return FUNCTIONS.get(function) or NAMED_FUNCTIONS.get(name)
+
+
 def computes_like(module: nn.Module, base: type) -> bool:
     """Whether a module has `forward`, and what torch.nn calls from it, from `base`."""
     same = all(getattr(type(module), name, None) is getattr(base, name, None) for name in COMPUTATION)
@@ -71,9 +82,10 @@ def computes_like(module: nn.Module, base: type) -> bool:
 
 
 __all__ = [
-    "FUNCTIONS", "METHODS", "MODULES", "OPERATORS", "Activation", "AdaptivePool", "Affine", "Attention", "Attribute",
-    "AvgPool", "BatchNorm", "ChannelShuffle", "Concat", "Conv", "ConvTranspose", "Einsum", "Fold", "FunctionOp",
-    "GetItem", "IndexSelect", "Interpolate", "Island", "LayerNorm", "Linear", "MatMul", "MaxPool", "Norm", "Op",
-    "Order", "Pad", "PixelShuffle", "PixelUnshuffle", "Pointwise", "Reduction", "Repeat", "Reshape", "SamePadded",
-    "Shift", "Slot", "Softmax", "Stack", "Unfold", "View", "computes_like", "operator_of_module", "table_of",
+    "FUNCTIONS", "METHODS", "MODULES", "OPERATORS", "Activation", "AdaptivePool", "AddPositions", "AddShortcut",
+    "Affine", "Attention", "Attribute", "AvgPool", "BatchNorm", "ChannelShuffle", "Concat", "Conv", "ConvTranspose",
+    "Einsum", "FitRank", "Fold", "FunctionOp", "GetItem", "IndexSelect", "Interpolate", "Island", "LayerNorm",
+    "Linear", "MatMul", "MaxPool", "Norm", "Op", "Order", "Pad", "PatchMerging", "PixelShuffle", "PixelUnshuffle",
+    "Pointwise", "Reduction", "Repeat", "Reshape", "SamePadded", "Shift", "Slot", "Softmax", "Stack", "Unfold", "View",
+    "WindowAttention", "computes_like", "operator_of_function", "operator_of_module", "table_of",
 ]  # fmt: skip

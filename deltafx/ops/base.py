@@ -32,7 +32,9 @@ class Op(nn.Module):
     locality: str = ""  # pointwise, window, resample, view, concatenation, global, head or island
     module_types: ClassVar[tuple[type[nn.Module], ...]] = ()  # the dense spellings it covers
     functions: ClassVar[tuple[Callable, ...]] = ()
+    function_names: ClassVar[tuple[str, ...]] = ()  # of functions of libraries that need not be installed
     methods: ClassVar[tuple[str, ...]] = ()
+    writes_input: ClassVar[bool] = False  # whether the dense functions write into their first input
     input_rank: int | None = None  # rank of the first input, where the operator fixes it
     takes_nests: ClassVar[bool] = False  # whether an input may be a tuple or list of tensors
 
@@ -133,8 +135,19 @@ class FunctionOp(Op):
 
 
 def fill(template: Any, inputs: Sequence[Any]) -> Any:
-    """The template with its slots replaced by inputs."""
-    return fx.node.map_aggregate(template, lambda leaf: inputs[leaf.index] if isinstance(leaf, Slot) else leaf)
+    """The template with its slots replaced by inputs; its lists are new ones, which the function may write to."""
+    if isinstance(template, Slot):
+        return inputs[template.index]
+    if isinstance(template, slice):
+        return slice(*(fill(part, inputs) for part in (template.start, template.stop, template.step)))
+    if isinstance(template, dict):
+        return {name: fill(part, inputs) for name, part in template.items()}
+    if isinstance(template, list):
+        return [fill(part, inputs) for part in template]
+    if isinstance(template, tuple):
+        parts = [fill(part, inputs) for part in template]
+        return type(template)(*parts) if hasattr(template, "_fields") else tuple(parts)
+    return template
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ ROUNDS = {f"BatchNorm-{sample.name}": "scale and shift are computed once" for sa
 
 # Where the mask is larger than what a change of one pixel can reach.
 LARGER = {
+    "AddShortcut-without_first": "the first token's shortcut is not added",
     "GetItem-computed_place": "another place may be picked",
     "IndexSelect-computed": "other places may be picked",
     "Pointwise-torch.heaviside": "the second operand counts only where the first is 0",

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
+from torchvision.models.video import mvit
 
 import deltafx
 from deltafx.passes import functionalise
@@ -156,6 +157,34 @@ def test_function_of_the_user_gets_a_copy():
     graph.output((y, written))
     _, count = apply(functionalise, fx.GraphModule(nn.Module(), graph).eval(), frame())
     assert count == 1
+
+
+def test_function_that_is_known_to_write():
+    """Whose result MViT does not even read."""
+
+    def forward(self, x):
+        y = x * 2
+        mvit._add_shortcut(y, x, True)
+        return y
+
+    graph_module, _ = apply(functionalise, net(forward), frame())
+    assert calls(graph_module) == ["mul", "add_shortcut"]
+    assert_follows(net(forward), clip())
+
+
+@fx.wrap
+def write_somewhere(x):
+    x[:, 0] = 0
+
+
+def test_refuses_unknown_function_that_nobody_reads():
+    def forward(self, x):
+        y = x * 2
+        write_somewhere(y)
+        return y
+
+    with pytest.raises(deltafx.ConvertError, match=r"write_somewhere: nothing reads what write_somewhere returns"):
+        deltafx.convert(net(forward))
 
 
 def test_overload_that_writes():
