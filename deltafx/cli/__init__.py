@@ -14,7 +14,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-COMMANDS = ("demo", "run", "compare", "estimate", "doctor")  # files of this folder, in the order of the help
+# Files of this folder, in the order of the help.
+COMMANDS = ("demo", "run", "compare", "estimate", "coverage", "doctor")
 
 for each in COMMANDS:
     importlib.import_module(f"deltafx.cli.{each}").register(app)
