@@ -20,6 +20,7 @@ PACKAGES = find_packages(include=["deltafx", "deltafx.*"])
 PACKAGES += [f"deltafx.{name}" for folder in MAPPED for name in find_packages(include=[folder, f"{folder}.*"])]
 
 DEMO = ["av", "onnx2torch", "pillow", "rich", "torchvision", "typer"]
+ZOO = [*DEMO, "effdet", "onnx", "timm"]  # all networks of `deltafx coverage`
 BENCH = ["rich", "torchvision", "typer"]
 DEV = [*DEMO, *BENCH, "hypothesis", "mypy", "ninja", "pre-commit", "pybind11", "pytest", "pytest-xdist", "ruff"]
 
@@ -48,7 +49,7 @@ setup(
     package_data={"deltafx": ["py.typed", "*.pyi"], "deltafx.models_zoo": ["*.json"]},
     install_requires=["networkx", "numpy", "torch>=2.11"],
     entry_points={"console_scripts": ["deltafx = deltafx.__main__:main"]},
-    extras_require={"bench": BENCH, "demo": DEMO, "dev": DEV},
+    extras_require={"bench": BENCH, "demo": DEMO, "dev": DEV, "zoo": ZOO},
     ext_modules=[CPU],
     cmdclass={"build_ext": BuildExtension},
 )

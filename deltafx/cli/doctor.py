@@ -35,7 +35,8 @@ PACKAGES = {
     "av": ("video files, cameras and streams", "pip install 'deltafx[demo]'"),
     "PIL": ("films", "pip install 'deltafx[demo]'"),
     "onnx2torch": ("ONNX files, CenterFace", "pip install 'deltafx[demo]'"),
-    "timm": ("networks of timm", "pip install timm"),
+    "timm": ("networks of timm", "pip install 'deltafx[zoo]'"),
+    "effdet": ("EfficientDet, for `deltafx coverage`", "pip install 'deltafx[zoo]'"),
 }
 
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps . (with a C++17 compiler)"
