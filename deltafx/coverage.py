@@ -68,7 +68,7 @@ class Row:
     boxes: int | None = None  # that a detector finds in float64
     boxes_lost: int | None = None  # those of them that the converted network does not find
     boxes_lost_dense: int | None = None
-    seconds: float | None = None  # `convert` and the first frame, in which the rest of the work is done
+    seconds: float | None = None  # of the processor, for `convert` and the first frame, which does the rest of the work
     reasons: tuple[Reason, ...] = ()
 
     @property
@@ -77,6 +77,13 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Row:
+        """The row that `to_dict` made these of, also where JSON made lists of its tuples."""
+        reasons = tuple(Reason(**each) for each in fields["reasons"])
+        tuples = {name: tuple(fields[name]) for name in ("shape", "errors", "errors_dense")}
+        return cls(**{**fields, **tuples, "reasons": reasons})
 
 
 def cover(cases: Iterable[Case], timeout: float | None = None) -> Iterator[Row]:
@@ -147,9 +154,9 @@ def failed(case: Case, error: Exception | str) -> Row:
 def examined(case: Case, model: nn.Module) -> Row:
     frames = frames_of(case)
     dense = run(model, frames, case)
-    started = time.perf_counter()
+    started = time.process_time()
     dm = deltafx.convert(model)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     delta = run(dm, frames, case)
     facts = figures(deltafx.report(dm))
     row = replace(failed(case, ""), status=MATCHES, why=None, seconds=seconds + delta[0].seconds, **facts)
@@ -220,7 +227,7 @@ def figures(report: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Seen:
-    """One frame: the tensors that are compared, all that the network gave, and the seconds it took."""
+    """One frame: the tensors that are compared, all that the network gave, and the seconds of the processor it took."""
 
     tensors: list[Tensor]
     outputs: Any
@@ -236,9 +243,9 @@ def run(module: nn.Module, frames: Sequence[tuple[Any, ...]], case: Case) -> lis
     done = []
     with watching(module, WATCHED if case.family == DETECTION else ()) as seen:
         for frame in frames:
-            started = time.perf_counter()
+            started = time.process_time()
             outputs = module(*frame)
-            seconds = time.perf_counter() - started
+            seconds = time.process_time() - started
             maps = [tensor for result in seen.values() for tensor in result]
             done.append(Seen(maps or tensors_of(outputs), outputs, seconds))
             seen.clear()

@@ -94,7 +94,7 @@ the same again, another disc. Weights are random, scaled so that activations sta
   largest of the four frames.
 * Of detectors the maps before the choice of boxes are compared, and "boxes" says how many of those that float64 finds
   the converted network finds too.
-* Seconds are those of `convert` and of the first frame, in which buffers are planned and weights packed.
+* Seconds are those of the processor for `convert` and the first frame, in which buffers are planned and weights packed.
 
 Made by `deltafx coverage --out docs/coverage.json`:
 """

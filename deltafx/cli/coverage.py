@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
@@ -14,6 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from deltafx.cli import common
+
+if TYPE_CHECKING:
+    from deltafx.coverage import Row
 
 HELP = """Convert every network of torchvision, and some of timm, effdet and the zoo: what is in delta form, what is not
 and why, and whether the result is the dense network's.
@@ -42,21 +45,24 @@ def coverage(
         Path | None,
         typer.Option("--out", "-o", help="a JSON file; a table with the suffix .md is written beside it"),
     ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="keep the rows that are in the file of --out")] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="seconds for one network")] = 1800,
     as_json: common.JsonOption = False,
 ) -> int:
-    from deltafx.coverage import MATCHES, SKIPPED, Row, cover
+    from deltafx.coverage import MATCHES, SKIPPED, cover
     from deltafx.coverage_models import all_cases, chosen
     from deltafx.coverage_table import markdown, sentences, summary
 
     cases = all_cases() if not wanted else chosen(all_cases(), wanted)
-    rows: list[Row] = []
+    order = {case.name: place for place, case in enumerate(all_cases())}
+    rows = kept(out) if resume else []
+    cases = [case for case in cases if case.name not in {row.name for row in rows}]
     interrupted = False
     facts = surroundings()
     with common.progress("networks", len(cases)) as step:
         try:
             for row in cover(cases, timeout):
-                rows.append(row)
+                rows = sorted([*rows, row], key=lambda row: order.get(row.name, -1))
                 common.messages.print(line_of(row), markup=False, soft_wrap=True)
                 if out is not None:  # after each, since a whole run takes long
                     write(out, result_of(facts, rows), markdown(facts, rows))
@@ -76,7 +82,15 @@ def coverage(
     return 0 if all(row.status in (MATCHES, SKIPPED) for row in rows) else common.PARTIAL
 
 
-def line_of(row: Any) -> str:
+def kept(out: Path | None) -> list[Row]:
+    from deltafx.coverage import Row
+
+    if out is None:
+        raise ValueError("--resume goes on with the file that --out names")
+    return [Row.from_dict(row) for row in json.loads(out.read_text())["rows"]] if out.exists() else []
+
+
+def line_of(row: Row) -> str:
     return f"{row.name}: {row.status}{f', {row.why}' if row.why else ''}"
 
 
@@ -96,7 +110,7 @@ def surroundings() -> dict[str, Any]:
     return {**facts, "backend": info["auto"], "instruction set": isa}
 
 
-def result_of(facts: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
+def result_of(facts: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
     from deltafx.coverage_table import summary
 
     return {**facts, "summary": summary(rows), "rows": [row.to_dict() for row in rows]}
@@ -108,7 +122,7 @@ def write(path: Path, result: dict[str, Any], page: str) -> None:
     path.with_suffix(".md").write_text(page)
 
 
-def show(rows: list[Any]) -> None:
+def show(rows: list[Row]) -> None:
     from deltafx.coverage_table import HEAD, SUMMARY_HEAD, cells, summary, summary_cells
 
     print_table(HEAD, [cells(row) for row in rows], without=("input", "eager", "boxes", "MMACs"))

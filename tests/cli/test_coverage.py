@@ -77,11 +77,24 @@ def test_an_interrupt_leaves_what_was_done(run, tmp_path, monkeypatch):
         yield coverage.Row("squeezenet1_1", "2-D classification", (1,), "matches")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(coverage, "cover", one)
-    done = run("coverage", *SMALL, "--out", tmp_path / "coverage.json", "--json")
+    file = tmp_path / "coverage.json"
+    with monkeypatch.context() as patch:
+        patch.setattr(coverage, "cover", one)
+        done = run("coverage", *SMALL, "--out", file, "--json")
     assert done.code == 130
     assert [row["name"] for row in done.json["rows"]] == ["squeezenet1_1"]
-    assert json.loads((tmp_path / "coverage.json").read_text()) == done.json
+    assert json.loads(file.read_text()) == done.json
+
+    resumed = run("coverage", *SMALL, "--out", file, "--resume", "--json")
+    assert resumed.code == 0
+    assert "squeezenet1_1" not in resumed.err
+    assert [row["name"] for row in resumed.json["rows"]] == ["mobilenet_v3_small", "squeezenet1_1"]
+    assert resumed.json["rows"][1] == done.json["rows"][0]
+
+
+def test_to_resume_needs_a_file(run):
+    done = run("coverage", *SMALL, "--resume")
+    assert (done.code, done.err) == (1, "deltafx coverage: --resume goes on with the file that --out names")
 
 
 def test_an_unknown_filter(run):
