@@ -139,6 +139,7 @@ def build(case: Case) -> nn.Module:
             from torchvision.models.quantization.utils import quantize_model
 
             quantize_model(model, "fbgemm")  # as torchvision does it, but after the weights were scaled
+            model.eval()  # it makes new modules
     return model
 
 
