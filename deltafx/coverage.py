@@ -28,6 +28,7 @@ from deltafx.coverage_models import DETECTION, QUANTIZED, Case, build, frames_of
 from deltafx.detections import Detections, matches
 from deltafx.measure import relative_error, tensors_of
 from deltafx.models_zoo.assets import AssetError
+from deltafx.parts import NOT_STREAMS
 
 MATCHES, DIFFERS, FAILED, SKIPPED = "matches", "differs", "failed", "skipped"
 GRACE_S = 10  # for a process that has sent its row to end by itself
@@ -62,7 +63,8 @@ class Row:
     islands: int | None = None
     eager: int | None = None  # modules that are in no delta graph
     macs: int | None = None  # of a dense frame
-    share: float | None = None  # of the MACs in delta form; None without any
+    per_proposal: int | None = None  # MACs of what runs for each of the proposals, whose number the picture decides
+    share: float | None = None  # of the other MACs in delta form; None without any
     errors: tuple[float, ...] = ()  # relative, by frame, against float64; of a quantized network against itself
     errors_dense: tuple[float, ...] = ()  # the dense float32 network's own
     boxes: int | None = None  # that a detector finds in float64
@@ -209,14 +211,17 @@ def figures(report: Any) -> dict[str, Any]:
         if node.reason is not None:
             macs = counted.setdefault((node.operator, node.reason), [])
             macs.append(node.macs_dense or 0)
+    per_proposal = sum(node.macs_dense or 0 for node in report.nodes if node.reason == NOT_STREAMS)
+    rest = totals["macs_dense"] - per_proposal
     reasons = [Reason(*key, nodes=len(macs), macs=sum(macs)) for key, macs in counted.items()]
     return {
-        "parts": totals.get("parts", 1),
+        "parts": totals["graphs"],
         "delta_nodes": totals["delta_nodes"],
         "islands": totals["dense_nodes"],
-        "eager": totals.get("eager_modules", 0),
+        "eager": totals["eager_modules"],
         "macs": totals["macs_dense"],
-        "share": totals["macs_delta_form"] / totals["macs_dense"] if totals["macs_dense"] else None,
+        "per_proposal": per_proposal,
+        "share": totals["macs_delta_form"] / rest if rest else None,
         "reasons": tuple(sorted(reasons, key=lambda reason: (-reason.macs, -reason.nodes))),
     }
 

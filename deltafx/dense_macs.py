@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils.flop_counter import FlopCounterMode
 
 from deltafx.capture import stand_ins
+from deltafx.flops import flop_counter
 from deltafx.measure import tensors_of
 
 
@@ -26,7 +26,7 @@ class DenseMacs:
         """Runs the model on copies of the arguments; what else that changes is undone."""
         args, kwargs = pytree.tree_map_only(Tensor, torch.clone, (args, kwargs))
         devices = {tensor.device for tensor in tensors_of(args) if tensor.is_cuda}
-        flops = FlopCounterMode(display=False)
+        flops = flop_counter()
         with torch.random.fork_rng(devices), stand_ins(model), torch.no_grad(), flops:
             model(*args, **kwargs)
         root = type(model).__name__

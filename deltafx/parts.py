@@ -34,6 +34,7 @@ from deltafx.settings import Settings
 
 KEPT_FORMS = 4  # of one module's calls: the graphs used longest ago make room
 MOST_FORMS = 16  # with tensors of the same sizes: then each call is another one, and compiling does not pay
+NOT_STREAMS = "its rows are not the streams but what is found in the picture, such as proposals"
 TRANSIENT = ("lock", "watched", "counts", "macs", "streams", "ran", "context", "checked", "forced_mask")
 
 
@@ -102,9 +103,8 @@ class Part:
             raise NoGraph("it has no layer that multiplies by weights")
         if not tensors:
             raise NoGraph("it is given no tensor")
-        rows, streams = streams_of(tensors), self.owner.streams
-        if rows != streams:
-            raise NoGraph(f"it is given {rows} rows, which are not the streams ({streams}) but change with the picture")
+        if streams_of(tensors) != self.owner.streams:
+            raise NoGraph(NOT_STREAMS)
 
     def graph_for(self, form: CallForm, tensors: list[Tensor]) -> DeltaGraphModule:
         """The graph for calls of this form; raises NoGraph."""

@@ -43,7 +43,7 @@ def set_item(x: Tensor, index: Any, value: Any) -> Tensor:
 
 
 class OnCopy:
-    """An in-place method or function without an out-of-place form, applied to a copy; its operator is the function's."""
+    """An in-place function or method without an out-of-place form, applied to a copy; its operator is that one's."""
 
     def __init__(self, function: Any):
         self.function = self.stands_for = function

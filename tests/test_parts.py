@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import deltafx
-from deltafx.parts import KEPT_FORMS, MOST_FORMS
+from deltafx.parts import KEPT_FORMS, MOST_FORMS, NOT_STREAMS
 from deltafx.plan import Plan
 from tests.passes.helpers import TOLERANCE
 
@@ -136,7 +136,7 @@ def test_what_is_not_in_a_graph_is_counted():
     report = deltafx.report(dm)
     row = report["boxes.layer"]
     assert (row.operator, row.kernel, row.macs, row.macs_dense) == ("Linear", "eager", 5 * 8 * 3, 5 * 8 * 3)
-    assert row.reason == "it is given 5 rows, which are not the streams (2) but change with the picture"
+    assert row.reason == NOT_STREAMS
     convs = 2 * (12 * 14 * 3 * 8 * 9 + 6 * 7 * 8 * 8 * 9 + (12 * 14 + 6 * 7) * 8 * 4 * 9)
     assert report.totals["macs_dense"] == convs + row.macs
     assert report.totals["macs_delta_form"] == convs
@@ -567,7 +567,7 @@ def test_strict():
     dm = deltafx.convert(build(), strict=True)
     with pytest.raises(deltafx.ConvertError) as error:
         dm(next(frames()))
-    assert "boxes.layer: Linear runs dense, it is given 5 rows" in str(error.value)
+    assert "boxes.layer: Linear runs dense, its rows are not the streams but" in str(error.value)
     assert "keep_dense=['boxes.layer']" in str(error.value)
 
 
