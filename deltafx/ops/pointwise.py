@@ -89,7 +89,7 @@ class Pointwise(FunctionOp):
     @staticmethod
     @seeded
     def samples() -> list[Sample]:
-        gate, row, slope = torch.randn(7, 1, 1), torch.randn(11, 1), torch.rand(7)
+        gate, row, slope, columns = torch.randn(7, 1, 1), torch.randn(11, 1), torch.rand(7), torch.arange(13)
         functions = [Sample(name_of(f), Call(f)) for f in UNARY]
         functions += [Sample(name_of(f), Call(f), low=0.1, high=0.9) for f in UNARY_OF_SHARES]
         functions += [Sample(name_of(f), CallOfTwo(f), (FRAME, FRAME)) for f in BINARY]
@@ -118,6 +118,8 @@ class Pointwise(FunctionOp):
             "where": lambda x, y: torch.where(x > 0, x, y) + x.where(y > 0, 0.0),
             "three": lambda x, y: torch.lerp(x, y, 0.3) + torch.addcmul(x, x, y) + torch.addcdiv(y, x, y, value=0.2),
             "type_as": lambda x, y: x.double().type_as(y),
+            "to_another": lambda x, y: x.double().to(y) + columns.to(y),
+            "constant_type_as": lambda x, y: columns.type_as(x) + y,
         }
         functions += [Sample(name, Call(function)) for name, function in one.items()]
         functions += [Sample(name, CallOfTwo(function), (FRAME, FRAME)) for name, function in two.items()]
@@ -127,7 +129,16 @@ class Pointwise(FunctionOp):
         return functions
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
+        if self.takes_dtype:
+            masks = masks[:1]
+            if masks[0] is None:
+                return torch.zeros([1] * output.dim(), dtype=torch.uint8, device=output.device)
         return of_rank(union(masks), output.dim())
+
+    @property
+    def takes_dtype(self) -> bool:
+        """Whether all that it reads of its second tensor is the dtype."""
+        return getattr(self.function, "__name__", "") in ("type_as", "to") and len(self.args) + len(self.kwargs) > 1
 
     def refusal(self, inputs: Sequence[Any]) -> str | None:
         places = self.function in (torch.where, Tensor.where) and len(self.args) + len(self.kwargs) == 1
