@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,8 @@ class DenseMacs:
         devices = {tensor.device for tensor in tensors_of(args) if tensor.is_cuda}
         flops = flop_counter()
         with torch.random.fork_rng(devices), stand_ins(model), torch.no_grad(), flops:
+            for module in model.modules():
+                vars(module)["_forward_hooks"] = OrderedDict()  # it is no frame, and who listens is not told
             model(*args, **kwargs)
         root = type(model).__name__
         found = {
