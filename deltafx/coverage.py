@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +24,13 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import deltafx
-from deltafx.coverage_models import DETECTION, QUANTIZED, Case, build, frames_of
+from deltafx.coverage_models import DETECTION, QUANTIZED, SHOWN, Case, build, pictures_of
 from deltafx.detections import Detections, matches
 from deltafx.measure import relative_error, tensors_of
 from deltafx.models_zoo.assets import AssetError
 from deltafx.parts import NOT_STREAMS
 
+T = TypeVar("T")
 MATCHES, DIFFERS, FAILED, SKIPPED = "matches", "differs", "failed", "skipped"
 GRACE_S = 10  # for a process that has sent its row to end by itself
 # The error against float64 may be this many times the dense float32 network's own, plus this much.
@@ -154,20 +155,20 @@ def failed(case: Case, error: Exception | str) -> Row:
 
 
 def examined(case: Case, model: nn.Module) -> Row:
-    frames = frames_of(case)
-    dense = run(model, frames, case)
+    pictures = pictures_of(case)
+    dense = in_order(run(model, pictures, case))
     started = time.process_time()
     dm = deltafx.convert(model)
     seconds = time.process_time() - started
-    delta = run(dm, frames, case)
+    delta = run(dm, in_order(pictures), case)
     facts = figures(deltafx.report(dm))
     row = replace(failed(case, ""), status=MATCHES, why=None, seconds=seconds + delta[0].seconds, **facts)
     del dm  # of the largest networks there is not room for three
     if case.family == QUANTIZED and case.form != "float":
         refuse_constant(dense)
-        return judged(row, errors_of(delta, dense), [0.0] * len(frames), plus=0.0)
+        return judged(row, errors_of(delta, dense), [0.0] * len(SHOWN), plus=0.0)
     with InFloat64():
-        exact = run(model.double(), pytree.tree_map_only(Tensor, Tensor.double, frames), case)
+        exact = in_order(run(model.double(), pytree.tree_map_only(Tensor, Tensor.double, pictures), case))
     refuse_constant(exact)
     row = judged(row, errors_of(delta, exact), errors_of(dense, exact))
     return row if case.family != DETECTION else judged_by_boxes(row, delta, dense, exact)
@@ -262,6 +263,11 @@ class InFloat64(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return (Tensor.double if func is Tensor.float else func)(*args, **(kwargs or {}))
+
+
+def in_order(by_picture: Sequence[T]) -> list[T]:
+    """By frame, what is known by picture: the dense network gives the same for the same picture."""
+    return [by_picture[place] for place in SHOWN]
 
 
 def errors_of(got: Sequence[Seen], want: Sequence[Seen]) -> list[float]:

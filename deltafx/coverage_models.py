@@ -198,20 +198,22 @@ def inputs_of(case: Case) -> int:
     return 2 if case.family == FLOW else 1
 
 
-def frames_of(case: Case) -> list[tuple[Any, ...]]:
-    """The arguments of four frames: noise, a disc of other noise, that again (the same tensors), another disc."""
+SHOWN = (0, 1, 1, 2)  # the frames, by place in `pictures_of`: the third is the second again
+
+
+def pictures_of(case: Case) -> list[tuple[Any, ...]]:
+    """The arguments of three frames: noise, with a disc of other noise, with another disc too."""
     generator = torch.Generator().manual_seed(0)
     draw = torch.rand if case.family in (DETECTION, "zoo") else torch.randn  # those take pictures in 0..1
 
     def noise() -> list[Tensor]:
         return [draw(case.shape, generator=generator) for _ in range(inputs_of(case))]
 
-    frames = [noise()]
+    pictures = [noise()]
     for place in ((0.3, 0.4), (0.65, 0.7)):
         inside = disc(case.shape, *place)
-        frames.append([torch.where(inside, new, old) for new, old in zip(noise(), frames[-1], strict=True)])
-    first, second, third = (arguments(case, frame) for frame in frames)
-    return [first, second, second, third]
+        pictures.append([torch.where(inside, new, old) for new, old in zip(noise(), pictures[-1], strict=True)])
+    return [arguments(case, tensors) for tensors in pictures]
 
 
 def arguments(case: Case, tensors: list[Tensor]) -> tuple[Any, ...]:
