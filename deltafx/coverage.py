@@ -7,6 +7,7 @@ Every network is built, converted and run over four frames at threshold 0, besid
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import re
 import textwrap
@@ -83,10 +84,11 @@ class Row:
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Row:
-        """The row that `to_dict` made these of, also where JSON made lists of its tuples."""
+        """The row that `to_dict` made these of, also where JSON has lists for its tuples and null for infinity."""
+        errors = {name: tuple(math.inf if each is None else each for each in fields[name])
+                  for name in ("errors", "errors_dense")}  # fmt: skip
         reasons = tuple(Reason(**each) for each in fields["reasons"])
-        tuples = {name: tuple(fields[name]) for name in ("shape", "errors", "errors_dense")}
-        return cls(**{**fields, **tuples, "reasons": reasons})
+        return cls(**{**fields, **errors, "shape": tuple(fields["shape"]), "reasons": reasons})
 
 
 def cover(cases: Iterable[Case], timeout: float | None = None) -> Iterator[Row]:
@@ -273,7 +275,7 @@ def in_order(by_picture: Sequence[T]) -> list[T]:
 def errors_of(got: Sequence[Seen], want: Sequence[Seen]) -> list[float]:
     """By frame; infinite where they are not as many tensors."""
     return [
-        relative_error(ours.tensors, theirs.tensors) if len(ours.tensors) == len(theirs.tensors) else float("inf")
+        relative_error(ours.tensors, theirs.tensors) if len(ours.tensors) == len(theirs.tensors) else math.inf
         for ours, theirs in zip(got, want, strict=True)
     ]
 

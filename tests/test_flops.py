@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import deltafx
+from deltafx.dense_macs import DenseMacs
 from deltafx.flops import flop_counter
 
 
@@ -30,15 +31,21 @@ def test_multi_head_attention():
     assert count(flop_counter(), attention, x, x, x) == spelled_out.get_total_flops()
 
 
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+def test_dense_model_counts_attention():
+    macs = DenseMacs.of(Net().eval(), (torch.randn(1, 10, 16),), {})
+    assert (macs.total, macs.own) == (10 * 16 * 16 * 4 + 2 * 10 * 10 * 16, {"attention": macs.total})
+
+
 def test_report_counts_attention():
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
-
-        def forward(self, x):
-            return self.attention(x, x, x)[0]
-
     dm = deltafx.convert(Net().eval())
     with torch.no_grad():
         dm(torch.randn(1, 10, 16))

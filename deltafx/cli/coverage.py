@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deltafx.cli import common
+from deltafx.plain_json import to_json
 
 if TYPE_CHECKING:
     from deltafx.coverage import Row
@@ -118,7 +119,7 @@ def result_of(facts: dict[str, Any], rows: list[Row]) -> dict[str, Any]:
 
 def write(path: Path, result: dict[str, Any], page: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    path.write_text(to_json(result))
     path.with_suffix(".md").write_text(page)
 
 
