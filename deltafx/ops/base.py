@@ -182,6 +182,11 @@ def spread(mask: Tensor, dims: Sequence[int]) -> Tensor:
     return mask.amax(tuple(dims), keepdim=True) if dims else mask
 
 
+def any_delta(masks: Masks) -> bool:
+    """Whether any of the masks, which may be nested, is one."""
+    return any(mask is not None for mask in pytree.tree_leaves(list(masks)))
+
+
 def everything(masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
     """The whole output if anything changed: the mask rule of an island."""
     changed = torch.stack([mask.amax() for mask in pytree.tree_leaves(list(masks)) if mask is not None]).amax()

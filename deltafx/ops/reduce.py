@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from deltafx.ops.base import (
     Call,
@@ -24,6 +23,7 @@ from deltafx.ops.base import (
     Op,
     Sample,
     Slot,
+    any_delta,
     borrow_module,
     by_type,
     everything,
@@ -199,7 +199,7 @@ class LayerNorm(FunctionOp):
         return tuple(range(-len(self.argument(inputs, 1, "normalized_shape")), 0))
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
-        if masks[0] is None or any(mask is not None for mask in pytree.tree_leaves(list(masks[1:]))):
+        if masks[0] is None or any_delta(masks[1:]):
             return everything(masks, inputs, output)  # a weight or bias was computed from the frame
         return normalised(masks[0], self.dims(inputs), output)
 

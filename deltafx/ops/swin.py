@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from deltafx.ops.base import Call, FunctionOp, Masks, Sample, everything, pixel_mask, seeded, to_mask
+from deltafx.ops.base import Call, FunctionOp, Masks, Sample, any_delta, everything, pixel_mask, seeded, to_mask
 from deltafx.ops.window import MAX_POOL
 
 
@@ -66,7 +66,7 @@ class WindowAttention(FunctionOp):
         ]
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Tensor) -> Tensor:
-        if any(mask is not None for mask in masks[1:]) or masks[0] is None:
+        if masks[0] is None or any_delta(masks[1:]):
             return everything(masks, inputs, output)  # a weight depends on the frame
         call = self.arguments(inputs)
         window, size = list(call["window_size"]), output.shape[1:-1]

@@ -17,7 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from deltafx.ops.base import FRAME, Call, CallOfTwo, FunctionOp, Masks, Sample, Slot, everything, moves_streams, seeded
+from deltafx.ops.base import (
+    FRAME,
+    Call,
+    CallOfTwo,
+    FunctionOp,
+    Masks,
+    Sample,
+    Slot,
+    any_delta,
+    everything,
+    moves_streams,
+    seeded,
+)
 
 
 class View(FunctionOp):
@@ -130,7 +142,7 @@ class GetItem(View):
         return index if isinstance(index, tuple) else (index,)
 
     def candidates(self, masks: Masks, inputs: Sequence[Any], output: Any) -> Any:
-        if masks[0] is None or any(mask is not None for mask in masks[1:]):
+        if masks[0] is None or any_delta(masks[1:]):
             return everything(masks, inputs, output)  # the place depends on the frame
         plain, dim, places = lone_list(self.index(inputs), inputs[0].dim())
         mask = collapse(masks[0].expand(inputs[0].shape)[plain])
