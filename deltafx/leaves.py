@@ -11,16 +11,19 @@ from collections.abc import Callable
 import torch
 from torch import fx, nn
 
-from deltafx.errors import ConvertError
+from deltafx.errors import ConvertError, NoGraph
 from deltafx.ops import operator_of_module
 from deltafx.passes.context import constant_of, place_constant, place_module
 from deltafx.plan import bind_arguments
+
+NEEDS_SIZES = ("onnx2torch.",)  # libraries whose modules take sizes and numbers of inputs as they come
 
 
 def inline_leaves(graph_module: fx.GraphModule, capture: Callable[[nn.Module], fx.GraphModule]) -> None:
     """Replace the calls of modules that no operator knows by their own graphs, where they have one.
 
-    What cannot be traced, or has hooks, stays as it is and becomes a dense island later.
+    What cannot be traced, or has hooks, stays as it is and becomes a dense island later. Raises NoGraph where sizes are
+    all that is missing, which the first frame will tell.
     """
     for node in list(graph_module.graph.find_nodes(op="call_module")):
         module = graph_module.get_submodule(str(node.target))
@@ -31,7 +34,9 @@ def inline_leaves(graph_module: fx.GraphModule, capture: Callable[[nn.Module], f
         try:
             inside = capture(module)
             arguments = bind_arguments(inside, node.args, node.kwargs)
-        except (ConvertError, TypeError, ValueError):
+        except (ConvertError, TypeError, ValueError) as error:
+            if type(module).__module__.startswith(NEEDS_SIZES):
+                raise NoGraph(f"{node.meta['path']}: the graph computes with the sizes of its frames") from error
             continue
         inline(graph_module, node, inside, arguments)
     graph_module.delete_all_unused_submodules()

@@ -33,6 +33,22 @@ def test_it_converts_without_islands(path):
     assert deltafx.report(dm)["Conv_1"].operator == "conv2d + add"
 
 
+def test_sizes_that_the_graph_computes(tmp_path):
+    """They are constants once the first frame has told them: a resize is a resize, a concatenation one."""
+    model = read_onnx(write_tiny_onnx(tmp_path / "resizes.onnx", resizes=True))
+    dm = deltafx.convert(model, strict=True)
+    for size in ((24, 32), (16, 20)):
+        x = torch.randn(2, 3, *size)
+        with torch.no_grad():
+            for _ in range(3):
+                x[1, :, 3:9, 4:7] += 1
+                torch.testing.assert_close(dm(x), model(x), rtol=1e-5, atol=1e-5)
+        assert list(dm.parts) == [""]
+        operators = [row.operator for row in deltafx.report(dm).nodes]
+        assert operators == ["dense_to_delta", "conv2d + relu", "conv2d + add", "max_pool2d", "interpolate", "cat"]
+    assert deltafx.report(dm)["Resize_0.interpolate"].reason is None
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.onnx: no such file"):
         read_onnx(tmp_path / "none.onnx")
