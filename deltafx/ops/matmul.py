@@ -69,10 +69,8 @@ class MatMul(FunctionOp):
 
     def mixes_streams(self, inputs: Sequence[Any]) -> bool:
         a, b = self.operands(inputs)
-        output = max(a.dim(), b.dim()) - (a.dim() == 1) - (b.dim() == 1)
-        streams = max(x.shape[0] for x in (a, b))
-        kept = (a.dim() == max(output, 2), b.dim() == output > 2)  # their dimension 0 is that of the result
-        return output == 0 or any(not same and x.shape[0] == streams for x, same in zip((a, b), kept))
+        rank = max(a.dim(), b.dim())
+        return mixes([a, b], [a.dim() == rank > 1, b.dim() == rank > 2])
 
     def is_linear(self, deltas: Sequence[bool]) -> bool:
         return sum(deltas) == 1
@@ -147,12 +145,14 @@ class Einsum(FunctionOp):
 
     def mixes_streams(self, inputs: Sequence[Any]) -> bool:
         terms, result = self.letters(inputs)
-        operands = self.operands(inputs)
-        streams = max(x.shape[0] for x in operands if x.dim())
-        return not result or any(
-            x.dim() > 0 and x.shape[0] == streams and not term.startswith(result[0])
-            for term, x in zip(terms, operands, strict=True)
-        )
+        return not result or mixes(self.operands(inputs), [term.startswith(result[0]) for term in terms])
 
     def is_linear(self, deltas: Sequence[bool]) -> bool:
         return sum(deltas) == 1
+
+
+def mixes(operands: Sequence[Tensor], kept: Sequence[bool]) -> bool:
+    """Whether streams meet: where a dimension 0 that is not the result's may be theirs, by its size."""
+    streams = {x.shape[0] for x, same in zip(operands, kept, strict=True) if same}
+    others = [x for x, same in zip(operands, kept, strict=True) if not same]
+    return not streams or any(x.dim() > 0 and x.shape[0] in streams for x in others)

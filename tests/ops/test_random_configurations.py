@@ -34,21 +34,21 @@ def run(op: Op, *inputs: Any) -> Tensor:
     return result
 
 
-def check(data: Any, op: Op, shape: tuple[int, ...], exact: bool = True) -> None:
+def check(data: Any, op: Op, shape: tuple[int, ...], exact: bool = True, others: tuple = ()) -> None:
     x = torch.ones(shape)
-    output = run(op, x)
-    assume(op.refusal([x]) is None)
+    output = run(op, x, *others)
+    assume(op.refusal([x, *others]) is None)
     pixel = tuple(data.draw(st.integers(0, size - 1)) for size in (shape[0], *shape[2:]))
     mask = torch.zeros(shape[0], 1, *shape[2:], dtype=torch.uint8)
     mask[pixel[0], 0, pixel[1], pixel[2]] = 1
-    reached = run(op, x.masked_fill(mask.bool(), math.nan)).isnan()
-    got = op.candidates([mask], [x], output)
+    reached = run(op, x.masked_fill(mask.bool(), math.nan), *others).isnan()
+    got = op.candidates([mask, *[None] * len(others)], [x, *others], output)
     assert got.dim() == output.dim()
     got = got.bool().expand(output.shape)
     assert not (reached & ~got).any()
     if exact:
         assert torch.equal(got, reached) or torch.equal(got, reached.any(1, keepdim=True).expand(output.shape))
-    if not op.mixes_streams([x]):
+    if not op.mixes_streams([x, *others]) and (not others or output.shape[0] == shape[0]):
         assert output.shape[0] == shape[0]
         assert not any(reached[n].any() for n in range(shape[0]) if n != pixel[0])
 
@@ -123,6 +123,29 @@ def test_indexing(data: Any, first: tuple[int, int], height: int, width: int) ->
     part = st.one_of(st.integers(-1, 0), st.builds(slice, st.integers(-3, 2), st.none(), st.integers(1, 3)))
     index = (slice(None), *data.draw(st.lists(part, max_size=3)), *data.draw(st.sampled_from([(), (..., None)])))
     check(data, ops.GetItem(operator.getitem, (Slot(0), index)), (*first, height, width))
+
+
+@EXAMPLES
+@given(st.data(), streams_and_channels, sides, sides)
+def test_indexing_with_lists(data: Any, first: tuple[int, int], height: int, width: int) -> None:
+    places = st.lists(st.integers(-1, 0), min_size=1, max_size=3)
+    part = st.one_of(places, st.builds(torch.tensor, places), st.builds(slice, st.integers(-3, 2)), st.none())
+    rest = st.sampled_from([(), (...,), (0,), (None,)])
+    index = (*data.draw(rest), slice(None), *data.draw(st.lists(part, max_size=3)), *data.draw(rest))
+    assume(sum(each is ... for each in index) < 2)
+    check(data, ops.GetItem(operator.getitem, (Slot(0), index)), (*first, height, width), exact=False)
+
+
+@EXAMPLES
+@given(st.data(), streams_and_channels, sides, sides)
+def test_einsum(data: Any, first: tuple[int, int], height: int, width: int) -> None:
+    sizes = dict(zip("nchwk", (*first, height, width, 5), strict=True))
+    other = "".join(data.draw(st.lists(st.sampled_from("nchwk"), min_size=1, max_size=4, unique=True)))
+    letters = sorted(set("nchw" + other))
+    result = "".join(data.draw(st.lists(st.sampled_from(letters), max_size=5, unique=True)))
+    weight = torch.ones([sizes[letter] for letter in other])
+    op = ops.Einsum(torch.einsum, (f"nchw,{other}->{result}", Slot(0), Slot(1)))
+    check(data, op, (*first, height, width), exact=False, others=(weight,))
 
 
 @EXAMPLES
