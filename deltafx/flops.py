@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ aten = torch.ops.aten
 
 
 def flop_counter() -> FlopCounterMode:
-    """Counts two for each multiply-accumulate, also in what attention becomes on a CPU."""
+    """Counts two for each multiply-accumulate, also in what attention becomes on a CPU, and in integers."""
     return FlopCounterMode(display=False, custom_mapping=FORMULAS)
 
 
@@ -30,7 +31,14 @@ def multi_head_attention(
     return projections + sdpa_flop_count(each, (streams, heads, given, width // heads), (*each[:2], given, each[3]))
 
 
+def quantized(x: Any, weights: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """A convolution or linear layer of integers, whose weights are packed with their bias."""
+    return 2 * math.prod(out_shape) * weights.unpack()[0][0].numel()
+
+
+QUANTIZED = ("conv1d", "conv1d_relu", "conv2d", "conv2d_relu", "conv3d", "conv3d_relu", "linear", "linear_relu")
 FORMULAS = {
     aten._scaled_dot_product_flash_attention_for_cpu: attention,
     aten._native_multi_head_attention: multi_head_attention,
+    **{getattr(torch.ops.quantized, name): quantized for name in QUANTIZED},
 }

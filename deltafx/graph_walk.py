@@ -40,7 +40,9 @@ class GraphWalk(fx.Interpreter):
         (user,) = [u for u in node.users if getattr(self.leaf_module(u), "path", None) == storage.path]
         target = self.plan.nodes[storage.path]
         whole = target.leaves[0]
-        if target.reason is not None or whole.dtype != part.dtype or len(whole.shape) != len(part.shape):
+        if target.reason is not None or len(whole.shape) != len(part.shape):
+            return None
+        if (whole.dtype, whole.quantizer) != (part.dtype, part.quantizer):
             return None
         return user
 

@@ -18,7 +18,7 @@ from deltafx.gate import InputGate, infer_grey_level
 from deltafx.handover import Clock
 from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.settings import Options
-from deltafx.state import Form, Leaf, NodeState
+from deltafx.state import Form, Leaf, NodeState, quantizer_of
 from deltafx.truncation import Truncation, root_mean_square
 
 
@@ -281,7 +281,7 @@ def form_of(argument: Any) -> Any:
     if isinstance(argument, Form):
         return argument
     if isinstance(argument, Tensor):
-        return Form(argument.shape, argument.dtype, argument.device)
+        return Form(argument.shape, argument.dtype, argument.device, quantizer_of(argument))
     return copy.deepcopy(argument)
 
 

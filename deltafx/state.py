@@ -25,9 +25,16 @@ class Form:
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+    quantizer: tuple[float, int] | None = None
 
     def __str__(self) -> str:
-        return f"a tensor of shape {tuple(self.shape)}"
+        scale = "" if self.quantizer is None else ", scale {:g} and zero point {}".format(*self.quantizer)
+        return f"a tensor of shape {tuple(self.shape)}{scale}"
+
+
+def quantizer_of(tensor: Tensor) -> tuple[float, int] | None:
+    """Scale and zero point of a quantized tensor, which a buffer for it must have."""
+    return (tensor.q_scale(), tensor.q_zero_point()) if tensor.is_quantized else None
 
 
 @dataclass(eq=False)
@@ -42,6 +49,7 @@ class Leaf:
     device: torch.device
     stride: tuple[int, ...]
     pixel: tuple[int, ...] = ()  # the shape of the mask
+    quantizer: tuple[float, int] | None = None
     value: Tensor | None = None
     raw: Tensor | None = None  # of an input that is preprocessed: the frame behind `value`, uint8
     aliased: bool = False
@@ -54,7 +62,7 @@ class Leaf:
 
     @property
     def form(self) -> Form:
-        return Form(self.shape, self.dtype, self.device)
+        return Form(self.shape, self.dtype, self.device, self.quantizer)
 
     @property
     def bytes(self) -> int:
@@ -77,7 +85,11 @@ class Leaf:
         order = sorted(range(len(self.shape)), key=lambda d: (-self.stride[d], d))
         if pixel_major and len(self.pixel) == len(self.shape):
             order = sorted(range(len(self.shape)), key=lambda d: (self.pixel[d] == 1 and self.shape[d] != 1, d))
-        dense = torch.zeros([self.shape[d] for d in order], dtype=self.dtype, device=self.device)
+        sizes = [self.shape[d] for d in order]
+        if self.quantizer is not None:
+            dense = torch.quantize_per_tensor(torch.zeros(sizes, device=self.device), *self.quantizer, self.dtype)
+        else:
+            dense = torch.zeros(sizes, dtype=self.dtype, device=self.device)
         return dense.permute([order.index(d) for d in range(len(order))])
 
     def allocate_mask(self) -> None:

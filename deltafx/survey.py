@@ -17,7 +17,7 @@ from deltafx.handover import ATTRIBUTE, handover_of, pixels_of
 from deltafx.node import VIEW, DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.ops.base import everything
 from deltafx.plan import Plan
-from deltafx.state import Leaf, NodeState
+from deltafx.state import Leaf, NodeState, quantizer_of
 
 
 def survey(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]) -> None:
@@ -224,7 +224,7 @@ def as_buffers(state: NodeState, result: Any) -> Any:
 
 
 def new_leaf(tensor: Tensor) -> Leaf:
-    return Leaf(shape=tensor.shape, dtype=tensor.dtype, device=tensor.device, stride=tensor.stride())
+    return Leaf(tensor.shape, tensor.dtype, tensor.device, tensor.stride(), quantizer=quantizer_of(tensor))
 
 
 def note_pixels(state: NodeState, sent: Any) -> None:
@@ -233,7 +233,7 @@ def note_pixels(state: NodeState, sent: Any) -> None:
 
 
 def without_contents(tensor: Tensor, mask: Tensor, difference: bool) -> Delta:
-    payload = torch.empty_like(tensor, device="meta")
+    payload = torch.empty_like(tensor.int_repr() if tensor.is_quantized else tensor, device="meta")
     return Delta(mask, difference=payload) if difference else Delta(mask, value=payload)
 
 

@@ -54,6 +54,8 @@ def changed(new: Tensor, old: Tensor, pixel: Sequence[int], threshold: float | T
     `pixel` is the shape of a mask of these tensors: 1 in their channel dimensions. A pixel counts as changed unless it
     is known not to be, so a non-finite value always does. At threshold 0 no norm is taken: squares underflow.
     """
+    if new.is_quantized:
+        new, old = new.int_repr(), old.int_repr()
     channels = [d for d, size in enumerate(pixel) if size == 1 and new.shape[d] != 1]
     if threshold is None:
         differs = ~(new == old)

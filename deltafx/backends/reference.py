@@ -200,5 +200,5 @@ def emit(payload: str, state: NodeState, leaf: Leaf, new: Tensor, plan: Plan) ->
         plan.flag_non_finite(new, state)
         return Delta(leaf.mask, difference=difference, fresh=fresh)
     if not leaf.aliased:
-        old.copy_(torch.where(update.bool(), new, old))
+        old.copy_(new if new.is_quantized else torch.where(update.bool(), new, old))  # there is no `where` for them
     return leaf.delta
