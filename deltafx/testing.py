@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 
 from deltafx.capture import capture
 from deltafx.converted import Converted, graphs_of
+from deltafx.ops.base import fill
 from deltafx.parts import DeltaParts
 from deltafx.truncation import root_mean_square
 
@@ -124,6 +125,10 @@ class ScaleWeights(fx.Interpreter):
         super().__init__(graph_module)
         self.gains = gains
         self.fitted: set[nn.Module] = set()
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple:
+        args, kwargs = super().fetch_args_kwargs_from_env(n)
+        return fill(args, ()), fill(kwargs, ())  # lists that a function may write to, as the graph's own are not
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         value = super().get_attr(target, args, kwargs)

@@ -45,7 +45,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
         0.95,
     ),
     "maxvit": (lambda: MaxVit((64, 64), 16, 4, [16, 32], [1, 1], 8, 0.0, num_classes=7), (64, 64), 0.95),
-    "swin3d": (lambda: SwinTransformer3d([2, 4, 4], 16, [2, 2], [2, 4], [2, 3, 3], num_classes=7), (5, 34, 42), 0.95),
+    "swin3d": (lambda: SwinTransformer3d([2, 4, 4], 16, [2, 2], [2, 4], [3, 3, 3], num_classes=7), (5, 34, 42), 0.95),
     "mvit_v1": (lambda: mvit_of(1), (4, 32, 32), 0.95),
     "mvit_v2": (lambda: mvit_of(2), (4, 32, 32), 0.95),
     "r3d": (lambda: video_resnet(resnet.Conv3DSimple), (3, 24, 33), 0.99),
