@@ -67,6 +67,7 @@ class Row:
     macs: int | None = None  # of a dense frame
     per_proposal: int | None = None  # MACs of what runs for each of the proposals, whose number the picture decides
     share: float | None = None  # of the other MACs in delta form; None without any
+    computed: float | None = None  # share of them that the last frame computed, in which a disc was changed
     errors: tuple[float, ...] = ()  # relative, by frame, against float64; of a quantized network against itself
     errors_dense: tuple[float, ...] = ()  # the dense float32 network's own
     boxes: int | None = None  # that a detector finds in float64
@@ -225,6 +226,7 @@ def figures(report: Any) -> dict[str, Any]:
         "macs": totals["macs_dense"],
         "per_proposal": per_proposal,
         "share": totals["macs_delta_form"] / rest if rest else None,
+        "computed": (totals["macs"] - per_proposal) / rest if rest else None,
         "reasons": tuple(sorted(reasons, key=lambda reason: (-reason.macs, -reason.nodes))),
     }
 

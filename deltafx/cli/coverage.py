@@ -138,7 +138,7 @@ def print_table(head: Sequence[str], lines: Sequence[Sequence[str]], without: Se
     for line in lines:
         shown.add_row(*(cell for column, cell in zip(head, line, strict=True) if column not in without))
     console = Console(highlight=False)
-    console.width = max(console.width, 110)  # in a narrower one most columns would be gone
+    console.width = max(console.width, 120)  # in a narrower one most columns would be gone
     console.print(shown)
 
 
