@@ -102,8 +102,9 @@ def scale_weights(model: nn.Module, *example_inputs: Any) -> nn.Module:
     """Give a randomly initialised model activations of RMS near 1, as trained ones have; returns the model.
 
     Batch norms take the statistics of the example; other layers with weights are divided, in the order in which they
-    run, by the RMS of their output. A branch that is added to its own input is scaled to 0.3, so that sums over many
-    residual blocks stay near 1 and rounding is not amplified. The example needs several different pictures.
+    run, by the RMS of their output. A branch that is added to its own input is scaled to 0.3, and to less where there
+    are more than eleven, so that sums over many residual blocks stay near 1 and rounding is not amplified. The example
+    needs several different pictures.
 
     Changes `model` in place and leaves it in evaluation mode. Raises ConvertError if `torch.fx` cannot trace it.
     """
@@ -157,9 +158,9 @@ def fit_batch_norm(module: nn.Module, x: Tensor, gain: float) -> None:
 
 
 def residual_ends(graph_module: fx.GraphModule) -> dict[Any, float]:
-    """The last thing with a gain, a layer or a parameter, on each branch that is added to its own input."""
+    """Of each branch that is added to its own input: the last layer or parameter with a gain, and that gain."""
     ancestors: dict[fx.Node, set[fx.Node]] = {}
-    ends: dict[Any, float] = {}
+    ends: set[Any] = set()
     for node in graph_module.graph.nodes:
         sources = node.all_input_nodes
         ancestors[node] = {*sources}.union(*(ancestors[source] for source in sources))
@@ -168,8 +169,8 @@ def residual_ends(graph_module: fx.GraphModule) -> dict[Any, float]:
                 if skip in ancestors[branch]:
                     end = end_of_branch(graph_module, branch, skip)
                     if end is not None:
-                        ends[end.target] = 0.3
-    return ends
+                        ends.add(end.target)
+    return dict.fromkeys(ends, min(0.3, max(1, len(ends)) ** -0.5))
 
 
 def end_of_branch(graph_module: fx.GraphModule, node: fx.Node, skip: fx.Node) -> fx.Node | None:

@@ -1,12 +1,13 @@
 // Convolution of the listed pixels: out[p] = bias + sum over taps of weight[tap] * x[q(p, tap)], for any window.
 //
 // The rows that a few pixels read are gathered into a matrix [pixels, taps * channels], which meets one packed panel of
-// weights after another. Each sum runs over taps and channels in one order, in one register, so its bits depend on
+// weights after another. Each sum runs over taps and channels in one order, in runs of one length, so its bits depend on
 // nothing but the pixel's own inputs.
 #pragma once
 
 constexpr int kPanel = kPanelVecs * Vec::width;
 constexpr int64_t kRows = divide_up(96, kTileRows) * kTileRows;  // pixels of one task at most: so often a panel is used once it is in the cache
+constexpr int64_t kRun = 256;  // terms of one sum in a register: its rounding errors grow with its length
 constexpr int64_t kDepth = 1024;  // of one pass: a panel and the gathered rows stay in the second-level cache
 
 // A row of the gathered matrix: whole vectors, and never a power of two, which would crowd one set of the cache.
@@ -46,23 +47,29 @@ void gather(const Conv& conv, int64_t group, const int32_t* pixels, int rows, fl
   }
 }
 
-// R rows times one panel, added to the bias or, where that is null, to what stands in `out`. The sums stay in registers.
+// R rows times one panel, added to the bias or, where that is null, to what stands in `out`. Sums of kRun terms stay in
+// registers.
 template <int R>
 void multiply(const float* a, int64_t a_stride, const float* panel, int64_t depth, const float* bias, float* out,
               int64_t out_stride) {
-  Vec sum[R][kPanelVecs];
-  for (int v = 0; v < kPanelVecs; ++v)
-    for (int r = 0; r < R; ++r) sum[r][v] = Vec::load((bias ? bias : out + r * out_stride) + v * Vec::width);
-  for (int64_t k = 0; k < depth; ++k, panel += kPanel) {
-    Vec weight[kPanelVecs];
-    for (int v = 0; v < kPanelVecs; ++v) weight[v] = Vec::load(panel + v * Vec::width);
-    for (int r = 0; r < R; ++r) {
-      const Vec x = Vec::all(a[r * a_stride + k]);
-      for (int v = 0; v < kPanelVecs; ++v) sum[r][v] = fma(x, weight[v], sum[r][v]);
+  for (int64_t start = 0; start < depth; start += kRun) {
+    Vec sum[R][kPanelVecs];
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kPanelVecs; ++v) sum[r][v] = Vec::all(0.0f);
+    for (int64_t k = start; k < least(start + kRun, depth); ++k, panel += kPanel) {
+      Vec weight[kPanelVecs];
+      for (int v = 0; v < kPanelVecs; ++v) weight[v] = Vec::load(panel + v * Vec::width);
+      for (int r = 0; r < R; ++r) {
+        const Vec x = Vec::all(a[r * a_stride + k]);
+        for (int v = 0; v < kPanelVecs; ++v) sum[r][v] = fma(x, weight[v], sum[r][v]);
+      }
     }
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kPanelVecs; ++v) {
+        float* to = out + r * out_stride + v * Vec::width;
+        (sum[r][v] + Vec::load(start == 0 && bias ? bias + v * Vec::width : to)).store(to);
+      }
   }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < kPanelVecs; ++v) sum[r][v].store(out + r * out_stride + v * Vec::width);
 }
 
 // The last rows, fewer than a whole tile: the same sums in the same order.
