@@ -25,7 +25,7 @@ def supported_operators() -> tuple[SupportedOperator, ...]:
     """Every family; what is spelled otherwise runs densely, and the report says so."""
     compiled: set[type] = set()
     if unavailable("cpu") is None:
-        from deltafx.backends.cpu import COMPILED
+        from deltafx.backends.families import COMPILED
 
         compiled = set(COMPILED)
     found = []

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "../include/codes.h"
+
 namespace deltafx::cpu {
 
 struct Bfloat16 {
@@ -38,31 +40,12 @@ struct Window {
 // ---------------------------------------------------------------------------------------------------------------------
 // Pointwise steps and the commit, which end every kernel
 
-enum class Code : int32_t {
-  // x = f(x); `a` and `b` are numbers
-  relu, clamp, leaky_relu, elu, gelu, gelu_tanh, silu, mish, sigmoid, tanh, hardsigmoid, hardswish, softplus, exp, sqrt,
-  abs, square, reciprocal,
-  // x = f(x, y); y is the operand. add: x + a * y; rsub: y - a * x; rdiv: y / x
-  add, rsub, mul, div, rdiv, maximum, minimum, prelu,
-};
-
-enum class Operand : int32_t {
-  none,
-  number,       // `a` of mul, div, rdiv, maximum, minimum; `b` of add and rsub
-  per_channel,  // row 0 of the matrix, for all pixels
-  per_pixel,    // row p for pixel p
-  per_stream,   // row n for all pixels of stream n
-  pixel_gate,   // row p has one channel, for all channels of pixel p
-};
-
 struct Step {
   Code code;
   Operand kind;
   Matrix operand;
   float a, b;
 };
-
-enum class Norm : int32_t { rms, max };
 
 struct Commit {
   const Step* steps;

@@ -6,54 +6,28 @@ tables of its window. What no recipe covers is run by the reference kernel, and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deltafx import _cpu
-from deltafx.backends.cpu import convolution, fake, moving, pooling
+from deltafx.backends.cpu import convolution, fake, moving
 from deltafx.backends.cpu.entering import InputKernel
 from deltafx.backends.cpu.fallback import Fallback
-from deltafx.backends.cpu.kernel import CompiledKernel, Flags, Recipe
-from deltafx.backends.cpu.matrix import NoKernel
-from deltafx.backends.cpu.pointwise import pointwise
-from deltafx.backends.cpu.steps import Steps
+from deltafx.backends.cpu.kernel import CompiledKernel
+from deltafx.backends.families import VIEWS, check_delta_form, recipe_of
+from deltafx.backends.matrix import NoKernel
+from deltafx.backends.recipe import Flags, Product, Recipe
 from deltafx.backends.reference import ReferenceKernel
 from deltafx.errors import ConvertError
 from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
-from deltafx.ops import (
-    Activation,
-    AdaptivePool,
-    Affine,
-    AvgPool,
-    Concat,
-    Conv,
-    ConvTranspose,
-    GetItem,
-    Interpolate,
-    Linear,
-    MaxPool,
-    Pointwise,
-    Reduction,
-    Reshape,
-    SamePadded,
-    View,
-)
+from deltafx.ops import Concat
 
 if TYPE_CHECKING:
     from deltafx.plan import Plan
     from deltafx.state import NodeState
 
 __all__ = ["CpuBackend", "fake"]
-
-RECIPES: dict[type, Callable[..., Recipe]] = {
-    Conv: convolution.conv, ConvTranspose: convolution.conv_transpose, Linear: convolution.linear,
-    SamePadded: convolution.same_padded, MaxPool: pooling.max_pool, AvgPool: pooling.avg_pool,
-    AdaptivePool: pooling.adaptive_pool, Reduction: pooling.reduction, Interpolate: pooling.interpolate,
-    Activation: pointwise, Affine: pointwise, Pointwise: pointwise,
-}  # fmt: skip
-VIEWS = (View, Reshape, GetItem)
-COMPILED = (*RECIPES, *VIEWS, Concat)
 
 
 @dataclass(frozen=True)
@@ -62,6 +36,7 @@ class CpuBackend:
 
     name: ClassVar[str] = "cpu"
     pixel_major: ClassVar[bool] = True
+    compiled: ClassVar[Any] = _cpu
     isa: str  # one of `_cpu.instruction_sets`
     dense_switch: bool
 
@@ -76,6 +51,8 @@ class CpuBackend:
         if isinstance(node, DeltaToDense):
             return ReferenceKernel()
         try:
+            if plan.stale.device.type != "cpu":
+                raise NoKernel(f"it is on {plan.stale.device}")
             if node.payload != "value":
                 raise NoKernel("the difference payload has no compiled kernels")
             if isinstance(node, DenseToDelta):
@@ -86,24 +63,14 @@ class CpuBackend:
 
     def compile(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         """The compiled kernel of a node, or NoKernel."""
-        if state.reason is not None or node.island is not None or state.random:
-            raise NoKernel("it is dense")
+        check_delta_form(node, state)
         flags = Flags(state, plan)
         alone = len(node.stages) == 1
         if alone and isinstance(node.head, VIEWS):
             return moving.view(node, state, inputs, plan, flags)
         if alone and isinstance(node.head, Concat):
             return moving.concat(node, state, inputs, plan, flags, self.isa)
-        family = RECIPES.get(type(node.head))
-        if family is None:
-            raise NoKernel(f"{node.head.spelling} has no compiled kernel")
-        if len(state.leaves) != 1 or state.nest is not state.leaves[0]:
-            raise NoKernel("it has several outputs")
-        (out,) = state.leaves
-        steps = Steps(out)
-        recipe = family(node.head, node.stages[0].pick(inputs, None), steps, self.isa)
-        for stage in list(node.stages)[1:]:
-            steps.stage(stage, inputs)
-        if any(leaf.dtype != out.dtype for leaf, _ in recipe.sources):
-            raise NoKernel("it changes the dtype")
-        return CompiledKernel(node, state, recipe, plan, flags, self)
+        return CompiledKernel(node, state, recipe_of(node, state, inputs, self), plan, flags, self)
+
+    def product(self, product: Product) -> Recipe:
+        return convolution.product(product, self.isa)

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from deltafx.backends.cpu.convolution import matrix_of
 from deltafx.backends.cpu.kernel import operators
-from deltafx.backends.cpu.matrix import DTYPES, NoKernel
+from deltafx.backends.matrix import DTYPES, NoKernel, matrix_of
 from deltafx.state import Leaf, NodeState
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ class InputKernel:
 
     def __init__(self, node: DenseToDelta, state: NodeState, plan: Plan, isa: str):
         leaf = state.nest
-        if not isinstance(leaf, Leaf) or len(leaf.shape) != 4 or leaf.dtype not in DTYPES:
+        if not isinstance(leaf, Leaf) or len(leaf.shape) != 4 or leaf.dtype not in DTYPES["cpu"]:
             raise NoKernel("its frame is not one tensor of images in float32 or bfloat16")
         if not plan.has_streams(leaf.shape) or leaf.pixel != (leaf.shape[0], 1, *leaf.shape[2:]):
             raise NoKernel("its frame has no streams")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from deltafx import _cpu
-from deltafx.backends.cpu.matrix import NoKernel, matrix
-from deltafx.backends.cpu.steps import Steps
-from deltafx.backends.cpu.window import Window
+from deltafx.backends.matrix import matrix
+from deltafx.backends.recipe import Flags, Recipe
+from deltafx.backends.window import Window
 from deltafx.state import Leaf, NodeState
 
 if TYPE_CHECKING:
@@ -21,19 +20,6 @@ if TYPE_CHECKING:
     from deltafx.plan import Plan
 
 operators = torch.ops.deltafx
-
-
-@dataclass(eq=False)
-class Recipe:
-    """What a family of operators says of a node: which operator runs it, on what, and what its pixels depend on."""
-
-    operator: str  # of torch.ops.deltafx
-    arguments: tuple[Any, ...]  # before `pixels`
-    sources: list[tuple[Leaf, str]]  # the inputs, each with its relation to the output's pixels
-    window: Window
-    steps: Steps
-    dense: Callable[[], Tensor] | None = None  # the first stage's whole result, as a matrix
-    dense_share: float = 1.0  # where more pixels than this share are computed, dense is faster
 
 
 class Scratch:
@@ -49,23 +35,6 @@ class Scratch:
         if pixels not in plan.scratch:
             plan.scratch[pixels] = cls(pixels)
         return plan.scratch[pixels]
-
-
-class Flags:
-    """A node's refresh flags as the kernels take them: one for each entry of the first dimension of its mask.
-
-    Those are the streams; or, in a node that is not aligned, anything, and then all are refreshed if one stream is.
-    """
-
-    def __init__(self, state: NodeState, plan: Plan):
-        sizes = {leaf.pixel[:1] for leaf in state.leaves}
-        if len(sizes) != 1 or sizes == {()} or (state.aligned and sizes != {(plan.streams,)}):
-            raise NoKernel("its masks do not tell streams apart")
-        self.own = None if state.aligned else torch.zeros(sizes.pop(), dtype=torch.bool)
-
-    def of(self, state: NodeState) -> Tensor:
-        """In the frame that is running."""
-        return state.rows if self.own is None else self.own.copy_(state.rows.expand_as(self.own))
 
 
 class Collector:

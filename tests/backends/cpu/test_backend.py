@@ -12,54 +12,12 @@ from torch import Tensor, fx, nn
 import deltafx
 from deltafx.measure import relative_error
 from deltafx.testing import blobs, clip, force_masks
+from tests.backends.network import masks, network, pictures, states
 from tests.small import frame, input_rate, small, touched, was_full
 
 _cpu = pytest.importorskip("deltafx._cpu")
 from deltafx.backends.cpu import convolution  # noqa: E402
-from deltafx.backends.cpu.matrix import to_matrix  # noqa: E402
-
-
-class Network(nn.Module):
-    """Every family of kernels: odd channels, groups, strides, a gate, a concatenation, an upsampled branch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 20, 5, stride=2, padding=2)
-        self.norm = nn.BatchNorm2d(20)
-        self.depthwise = nn.Conv2d(20, 20, 3, padding=1, groups=20)
-        self.grouped = nn.Conv2d(20, 30, 3, padding=2, dilation=2, groups=5)
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(30, 7, 1), nn.SiLU(), nn.Conv2d(7, 30, 1))
-        self.down = nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.Conv2d(30, 13, 1), nn.Hardswish())
-        self.up = nn.ConvTranspose2d(13, 11, 4, stride=2, padding=1)
-        self.head = nn.Linear(41, 5)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x = torch.relu(self.norm(self.stem(x)))
-        x = self.grouped(torch.relu(self.depthwise(x) + x))
-        x = x * torch.sigmoid(self.gate(x))
-        small = self.down(x)
-        x = torch.cat([x, self.up(small)], 1)
-        return nn.functional.interpolate(x, scale_factor=2, mode="bilinear"), self.head(x.mean((2, 3)))
-
-
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return Network().eval()
-
-
-def pictures(count: int = 12) -> list[Tensor]:
-    return list(clip(count, 44, 60))
-
-
-def states(dm: Any) -> dict[str, Tensor]:
-    nodes = dm.runtime.plans[0].nodes
-    return {f"{path}[{i}]": leaf.value for path, state in nodes.items() for i, leaf in enumerate(state.leaves)}
-
-
-def masks(dm: Any) -> dict[str, Tensor]:
-    nodes = dm.runtime.plans[0].nodes
-    return {f"{path}[{i}]": leaf.mask for path, state in nodes.items() for i, leaf in enumerate(state.leaves)}
-
+from deltafx.backends.matrix import to_matrix  # noqa: E402
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The reference's semantics

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from deltafx.backends.cpu.convolution import matrix_of
-from deltafx.backends.cpu.kernel import Recipe
-from deltafx.backends.cpu.matrix import NoKernel
-from deltafx.backends.cpu.steps import CHAIN, Steps
-from deltafx.backends.cpu.window import same_pixels
+from deltafx.backends.matrix import NoKernel, matrix_of
+from deltafx.backends.recipe import Recipe, Target
+from deltafx.backends.steps import CHAIN, Steps
+from deltafx.backends.window import same_pixels
 from deltafx.ops import Op
 from deltafx.state import Leaf
 
 
-def pointwise(op: Op, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
+def pointwise(op: Op, inputs: Sequence[Any], steps: Steps, target: Target) -> Recipe:
     index = filling(inputs, steps.out)
     steps.op(op, [CHAIN if x is inputs[index] else x for x in inputs])
     window = same_pixels(steps.out.pixels // steps.out.pixel[0])

@@ -10,8 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deltafx import _cpu
-from deltafx.backends.cpu.matrix import DTYPES, NoKernel, matrix
+from deltafx.backends.matrix import NoKernel, matrix
 from deltafx.node import Stage
 from deltafx.ops import Affine, Op, Pointwise, Slot
 from deltafx.ops.pointwise import Activation
@@ -62,10 +61,13 @@ CHAIN = object()  # stands for the previous result among a function's operands
 
 
 class Steps:
-    """The steps of one node, as the operators take them, and the inputs that they read."""
+    """The steps of one node, as the operators take them, and the inputs that they read.
 
-    def __init__(self, out: Leaf):
-        self.out = out
+    `compiled` is the backend's module, which has the numbers of codes and kinds of operands.
+    """
+
+    def __init__(self, out: Leaf, compiled: Any):
+        self.out, self.compiled = out, compiled
         self.codes: list[int] = []
         self.numbers: list[float] = []
         self.operands: list[Tensor] = []
@@ -76,7 +78,7 @@ class Steps:
         return self.operands, self.codes, self.numbers
 
     def append(self, code: str, a: float = 0.0, b: float = 0.0, kind: str = "none") -> None:
-        self.codes += [_cpu.codes[code], _cpu.operands[kind]]
+        self.codes += [self.compiled.codes[code], self.compiled.operands[kind]]
         self.numbers += [float(a), float(b)]
 
     def stage(self, stage: Stage, inputs: Sequence[Any]) -> None:
@@ -193,7 +195,7 @@ class Steps:
 
 def relation_of(operand: Leaf, out: Leaf) -> str:
     """How an operand's pixels and channels lie to those of the result."""
-    if operand.dtype not in DTYPES or operand.dtype != out.dtype:
+    if operand.dtype != out.dtype:
         raise NoKernel("operands of different dtypes have no compiled step")
     if operand.shape == out.shape and operand.pixel == out.pixel:
         return "per_pixel"

@@ -8,7 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-DTYPES = (torch.float32, torch.bfloat16)
+from deltafx.state import Leaf
+
+DTYPES = {
+    "cpu": (torch.float32, torch.bfloat16),
+    "cuda": (torch.float32, torch.float16, torch.bfloat16),
+}  # that have compiled kernels, by device
 
 
 class NoKernel(Exception):
@@ -20,9 +25,7 @@ def matrix(tensor: Tensor, pixel: Sequence[int]) -> Tensor:
 
     Raises NoKernel where there is none: pixels at uneven distances, channels apart from each other, other dtypes.
     """
-    if tensor.device.type != "cpu":
-        raise NoKernel(f"it is on {tensor.device}")
-    if tensor.dtype not in DTYPES:
+    if tensor.dtype not in DTYPES.get(tensor.device.type, ()):
         raise NoKernel(f"there are no compiled kernels for {tensor.dtype}")
     if len(pixel) != tensor.dim():
         raise NoKernel("its mask has another rank")
@@ -33,6 +36,11 @@ def matrix(tensor: Tensor, pixel: Sequence[int]) -> Tensor:
         raise NoKernel("its channels do not lie side by side")
     # The distance between pixels does not matter where there is only one.
     return tensor.as_strided((count, width), (pitch if count > 1 else width, 1))
+
+
+def matrix_of(leaf: Leaf) -> Tensor:
+    assert leaf.value is not None
+    return matrix(leaf.value, leaf.pixel)
 
 
 def split_dims(tensor: Tensor, pixel: Sequence[int]) -> tuple[list[int], list[int]]:

@@ -6,11 +6,14 @@ transposed ones, pooling with its ceil mode, adaptive pooling, interpolation. Th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from deltafx.backends.matrix import NoKernel
+from deltafx.state import Leaf
 
 NOTHING = -1  # a tap that reads nothing
 
@@ -29,6 +32,13 @@ class Window:
         """As the operators take them."""
         return self.rows, self.columns, self.in_rows, self.in_columns
 
+    def to(self, device: torch.device) -> Window:
+        return Window(self.rows.to(device), self.columns.to(device), self.in_rows, self.in_columns)
+
+    @property
+    def taps(self) -> int:
+        return self.rows.shape[1] * self.columns.shape[1]
+
     @property
     def pixels(self) -> int:
         """Of the output, in each stream."""
@@ -43,6 +53,17 @@ def same_pixels(count: int) -> Window:
 def all_pixels(rows: int, columns: int) -> Window:
     """The one output pixel reads everything."""
     return Window(counting(rows).view(1, -1), counting(columns).view(1, -1), rows, columns)
+
+
+def image_window(x: Leaf, rank: int, axis: Callable[[int], Tensor]) -> Window:
+    """The window over a feature map `[N, C, H, W]` or, with one row, `[N, C, L]`."""
+    if rank == 3:
+        raise NoKernel("three spatial dimensions have no compiled kernel")
+    if x.pixel != (x.shape[0], 1, *x.shape[2:]):
+        raise NoKernel("its input is not a feature map with channels in dimension 1")
+    if rank == 1:
+        return Window(table([[0]]), axis(0), 1, x.shape[2])
+    return Window(axis(0), axis(1), x.shape[2], x.shape[3])
 
 
 def sliding(

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deltafx.backends.cpu.convolution import image_window, matrix_of
-from deltafx.backends.cpu.kernel import Recipe
-from deltafx.backends.cpu.matrix import NoKernel
-from deltafx.backends.cpu.steps import Steps
-from deltafx.backends.cpu.window import NOTHING, adaptive, all_pixels, sliding
+from deltafx.backends.matrix import NoKernel, matrix_of
+from deltafx.backends.recipe import Recipe, Target
+from deltafx.backends.steps import Steps
+from deltafx.backends.window import NOTHING, adaptive, all_pixels, image_window, sliding
 from deltafx.ops import AdaptivePool, AvgPool, Interpolate, MaxPool, Reduction
 from deltafx.ops.base import tuple_of
 from deltafx.ops.interpolate import axis_footprint, axis_weights
@@ -30,7 +29,7 @@ def recipe(x: Leaf, axes: Sequence[Tensor], shares: Sequence[Tensor] | None, ste
     return Recipe("pool", arguments, [(x, "window")], window, steps)
 
 
-def max_pool(op: MaxPool, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
+def max_pool(op: MaxPool, inputs: Sequence[Any], steps: Steps, target: Target) -> Recipe:
     x, call = inputs[0], op.arguments(inputs)
     axes = [
         sliding(x.shape[2 + d], steps.out.shape[2 + d], kernel, stride, dilation, padding)
@@ -39,7 +38,7 @@ def max_pool(op: MaxPool, inputs: Sequence[Any], steps: Steps, isa: str) -> Reci
     return recipe(x, axes, None, steps)
 
 
-def avg_pool(op: AvgPool, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
+def avg_pool(op: AvgPool, inputs: Sequence[Any], steps: Steps, target: Target) -> Recipe:
     x, call = inputs[0], op.arguments(inputs)
     axes, shares = [], []
     divisor = call.get("divisor_override")
@@ -66,7 +65,7 @@ def windows(rank: int, call: dict[str, Any], dilation: Any) -> list[tuple[int, i
     return list(zip(kernel, stride, tuple_of(call["padding"], rank), tuple_of(dilation, rank), strict=True))
 
 
-def adaptive_pool(op: AdaptivePool, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
+def adaptive_pool(op: AdaptivePool, inputs: Sequence[Any], steps: Steps, target: Target) -> Recipe:
     x = inputs[0]
     mean = "avg" in op.name
     if op.rank == 2 and op.locality == "global":
@@ -76,7 +75,7 @@ def adaptive_pool(op: AdaptivePool, inputs: Sequence[Any], steps: Steps, isa: st
     return recipe(x, axes, [read / read.sum(1, keepdim=True) for read in reads] if mean else None, steps)
 
 
-def reduction(op: Reduction, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
+def reduction(op: Reduction, inputs: Sequence[Any], steps: Steps, target: Target) -> Recipe:
     x = inputs[0]
     scales = {"mean": 1 / (x.shape[2] * x.shape[3]), "sum": 1.0, "amax": 1.0} if len(x.shape) == 4 else {}
     known = {"dim", "axis", "keepdim", "keepdims"}
@@ -97,7 +96,7 @@ def reduce(x: Leaf, steps: Steps, maximum: bool, scale: float) -> Recipe:
     return Recipe("reduce", arguments, [(x, "window")], window, steps)
 
 
-def interpolate(op: Interpolate, inputs: Sequence[Any], steps: Steps, isa: str) -> Recipe:
+def interpolate(op: Interpolate, inputs: Sequence[Any], steps: Steps, target: Target) -> Recipe:
     x, call = inputs[0], op.arguments(inputs)
     before, after = x.shape[2:], steps.out.shape[2:]
     if len(before) > 2:
