@@ -96,7 +96,8 @@ def fold_preprocess(graph_module: fx.GraphModule, preprocess: Preprocess, dtype:
     entries = [leaf_module(graph_module, user) for user in first.users]
     if not entries or not isinstance(entries[0], DenseToDelta):
         raise ConvertError(f"preprocess: the first input, {first.target!r}, is not read as an image.")
-    entries[0].set_preprocess(preprocess, dtype)
+    device = next((parameter.device for parameter in graph_module.parameters()), torch.device("cpu"))
+    entries[0].set_preprocess(preprocess, dtype, device)
 
 
 def verify_pass(name: str, expected: list[Any], got: list[Any]) -> None:

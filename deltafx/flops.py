@@ -12,12 +12,13 @@ aten = torch.ops.aten
 
 
 def flop_counter() -> FlopCounterMode:
-    """Counts two for each multiply-accumulate, also in what attention becomes on a CPU, and in integers."""
+    """Counts two for each multiply-accumulate, also in what attention becomes, and in integers."""
     return FlopCounterMode(display=False, custom_mapping=FORMULAS)
 
 
 def attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
-    return sdpa_flop_count(query, key, value)
+    """Heads of the keys may serve several of the queries, which PyTorch's formula refuses."""
+    return sdpa_flop_count(query, (*query[:2], *key[2:]), (*query[:2], *value[2:]))
 
 
 def multi_head_attention(
@@ -39,6 +40,9 @@ def quantized(x: Any, weights: Any, *args: Any, out_shape: Any = None, **kwargs:
 QUANTIZED = ("conv1d", "conv1d_relu", "conv2d", "conv2d_relu", "conv3d", "conv3d_relu", "linear", "linear_relu")
 FORMULAS = {
     aten._scaled_dot_product_flash_attention_for_cpu: attention,
+    aten._scaled_dot_product_flash_attention: attention,
+    aten._scaled_dot_product_efficient_attention: attention,
+    aten._scaled_dot_product_cudnn_attention: attention,
     aten._native_multi_head_attention: multi_head_attention,
     **{getattr(torch.ops.quantized, name): quantized for name in QUANTIZED},
 }

@@ -182,10 +182,10 @@ class DenseToDelta(FrameModule):
         self.payload = "value"
         self.preprocess: Preprocess | None = None
 
-    def set_preprocess(self, preprocess: Preprocess, dtype: torch.dtype) -> None:
-        """Frames come raw from now on."""
+    def set_preprocess(self, preprocess: Preprocess, dtype: torch.dtype, device: torch.device) -> None:
+        """Frames come raw from now on, on the device of the weights."""
         self.preprocess = preprocess
-        self.register_buffer("levels", preprocess.levels(dtype), persistent=False)
+        self.register_buffer("levels", preprocess.levels(dtype).to(device), persistent=False)
 
     def values(self, frames: Tensor) -> Tensor:
         """The dense input for raw frames."""
