@@ -28,12 +28,18 @@ $(STAMP): setup.py pyproject.toml Makefile
 test: setup $(if $(filter 1,$(CUDA)),cuda)  ## run all CPU tests; CUDA=1 compiles the CUDA sources first
 	$(BIN)/python -m pytest -q -m "not cuda" -n auto --dist loadgroup $(ARGS)
 
-cuda:
-ifeq ($(wildcard csrc/cuda/*.cu),)
-	@echo "csrc/cuda has no .cu file: no CUDA source to compile"
-else
-	@echo "csrc/cuda has .cu files, and this Makefile does not say yet how they are compiled" >&2; exit 1
-endif
+# Every kernel for the architectures that are tuned for or promised, with nvcc alone: no device, no PyTorch.
+NVCC := $(shell command -v nvcc)
+NVCC_FLAGS := -std=c++17 -O3 -Xcompiler -fPIC -gencode arch=compute_80,code=sm_80 \
+  -gencode arch=compute_90a,code=sm_90a -gencode arch=compute_90,code=compute_90
+CUDA_OBJECTS := $(patsubst csrc/cuda/%.cu,build/cuda/%.o,$(wildcard csrc/cuda/*.cu))
+
+cuda: $(if $(NVCC),$(CUDA_OBJECTS))  ## compile the CUDA kernels, without a device
+	@echo "$(if $(NVCC),csrc/cuda compiles,there is no nvcc here: the CUDA kernels are not compiled)"
+
+build/cuda/%.o: csrc/cuda/%.cu $(wildcard csrc/cuda/*.cuh csrc/cuda/*.h csrc/include/*.h)
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) -c $< -o $@
 
 bench: setup  ## measure converted networks beside eager PyTorch; results go to benchmarks/results
 	$(BIN)/python -m benchmarks.cpu $(ARGS)

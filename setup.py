@@ -1,13 +1,27 @@
 """Packaging: maps `passes/` and `models_zoo/` to deltafx.passes and deltafx.models_zoo, and builds `csrc/`."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+
+def cuda_toolkit() -> str | None:
+    """The folder with nvcc and CUDA's headers, also where the nvcc on PATH only leads to it."""
+    found = shutil.which("nvcc")
+    folders = [os.environ.get("CUDA_HOME"), found and Path(found).resolve().parents[1], "/usr/local/cuda"]
+    parts = ("bin/nvcc", "include/cuda_runtime.h")
+    return next((str(f) for f in folders if f and all(Path(f, part).exists() for part in parts)), None)
+
+
+if cuda_toolkit():
+    os.environ["CUDA_HOME"] = str(cuda_toolkit())  # before PyTorch looks for one
+
 try:
-    from torch.utils.cpp_extension import BuildExtension, CppExtension
+    import torch
+    from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
 except ImportError as error:
     raise SystemExit(
         "deltafx compiles against the PyTorch that it will run with, which is not visible here. Install torch first, "
@@ -31,10 +45,40 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno
 OPENMP = ["-fopenmp"] if sys.platform == "linux" else []
 CPU = CppExtension(
     "deltafx._cpu",
-    sorted(str(path) for folder in ("cpu", "bindings") for path in Path("csrc", folder).glob("*.cpp")),
+    sorted(str(path) for path in (*Path("csrc/cpu").glob("*.cpp"), *Path("csrc/bindings").glob("cpu_*.cpp"))),
     extra_compile_args=[*OPENMP, "-O1", "-g", *SANITIZERS] if SANITIZE else [*OPENMP, "-O3", "-g0"],
     extra_link_args=[*OPENMP, *SANITIZERS] if SANITIZE else OPENMP,
 )
+
+# TORCH_CUDA_ARCH_LIST is PyTorch's own choice of architectures; without a device to ask, it would guess.
+ARCHITECTURES = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+
+
+def why_no_cuda() -> str | None:
+    """Why the CUDA kernels cannot be built here, or None."""
+    if torch.version.cuda is None:
+        return "this PyTorch is built without CUDA"
+    if cuda_toolkit() is None:
+        return f"there is no CUDA toolkit with nvcc (this PyTorch is built with CUDA {torch.version.cuda})"
+    if SANITIZE:
+        return "the sanitizers are for the CPU kernels"
+    if os.environ.get("DELTAFX_CUDA") == "0":
+        return "DELTAFX_CUDA=0"
+    return None
+
+
+EXTENSIONS = [CPU]
+if why_no_cuda():
+    print(f"deltafx: building without CUDA kernels: {why_no_cuda()}.", file=sys.stderr)
+else:
+    EXTENSIONS.append(
+        CUDAExtension(
+            "deltafx._cuda",
+            sorted(str(path) for path in (*Path("csrc/cuda").glob("*.cu"), *Path("csrc/bindings").glob("cuda_*.cpp"))),
+            define_macros=[("DELTAFX_CUDA_ARCHITECTURES", f'"{ARCHITECTURES}"')],
+            extra_compile_args={"cxx": ["-O3", "-g0"], "nvcc": ["-O3"]},
+        )
+    )
 
 setup(
     name="deltafx",
@@ -50,6 +94,6 @@ setup(
     install_requires=["networkx", "numpy", "torch>=2.11"],
     entry_points={"console_scripts": ["deltafx = deltafx.__main__:main"]},
     extras_require={"bench": BENCH, "demo": DEMO, "dev": DEV, "zoo": ZOO},
-    ext_modules=[CPU],
+    ext_modules=EXTENSIONS,
     cmdclass={"build_ext": BuildExtension},
 )

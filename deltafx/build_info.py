@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import platform
 from typing import Any
 
@@ -20,6 +21,7 @@ def build_info() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "cuda": torch.version.cuda if torch.cuda.is_available() else "no CUDA device is visible",
         "cpu": cpu_build(),
+        "cuda_kernels": cuda_build(),
         "backends": {name: unavailable(name) or "available" for name in BACKENDS},
         "auto": choose_backend("auto"),
     }
@@ -32,3 +34,12 @@ def cpu_build() -> dict[str, Any] | str:
     from deltafx import _cpu
 
     return {"compiler": _cpu.compiler, "instruction_sets": _cpu.instruction_sets}
+
+
+def cuda_build() -> dict[str, Any] | str:
+    """The compiler of the CUDA kernels and the architectures that they are compiled for."""
+    if importlib.util.find_spec("deltafx._cuda") is None:
+        return "not built"
+    from deltafx import _cuda
+
+    return {"compiler": _cuda.compiler, "architectures": _cuda.architectures}

@@ -7,6 +7,8 @@ import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import torch
+
 from deltafx.backends.reference import ReferenceBackend
 from deltafx.errors import ConvertError, unknown_name
 
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from deltafx.settings import Settings
     from deltafx.state import NodeState
 
-# The CUDA backend is named here before it exists, so that asking for it gives a reason instead of a typo hint.
 BACKENDS = ("reference", "cpu", "cuda")
 
 
@@ -34,15 +35,17 @@ class Backend(Protocol):
 
 def unavailable(name: str) -> str | None:
     """Why a backend cannot be used, or None."""
-    if name == "reference" or (name == "cpu" and importlib.util.find_spec("deltafx._cpu")):
+    if name == "reference":
         return None
-    return f"the {name} kernels are not part of this build"
+    if not importlib.util.find_spec(f"deltafx._{name}"):
+        return f"the {name} kernels are not part of this build"
+    return "no CUDA device is visible" if name == "cuda" and not torch.cuda.is_available() else None
 
 
 def choose_backend(name: str) -> str:
-    """The backend that `convert(backend=name)` means; "auto" is the first compiled one, or the reference."""
+    """The backend that `convert(backend=name)` means; "auto" is the CPU's, or the reference."""
     if name == "auto":
-        return next((b for b in ("cuda", "cpu") if unavailable(b) is None), "reference")
+        return "reference" if unavailable("cpu") else "cpu"
     if name not in BACKENDS:
         raise ConvertError(unknown_name("backend", name, ("auto", *BACKENDS)))
     reason = unavailable(name)
@@ -54,5 +57,7 @@ def choose_backend(name: str) -> str:
 def backend_for(settings: Settings) -> Backend:
     if settings.backend == "reference":
         return ReferenceBackend()
+    if settings.backend == "cuda":
+        return importlib.import_module("deltafx.backends.cuda").CudaBackend()
     cpu = importlib.import_module("deltafx.backends.cpu")  # which loads the compiled module
     return cpu.CpuBackend.choose(settings.options.isa, settings.options.dense_switch)

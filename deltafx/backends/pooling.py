@@ -104,11 +104,11 @@ def interpolate(op: Interpolate, inputs: Sequence[Any], steps: Steps, target: Ta
     axes, shares = [], []
     scales = op.scales(call, len(before))
     for size, new, scale in zip(before, after, scales, strict=True):
-        options = (call["mode"], call["align_corners"], call["antialias"], len(before), torch.device("cpu"))
-        first, last = axis_footprint(size, new, scale, *options)
+        options = (call["mode"], call["align_corners"], call["antialias"], len(before), x.device)
+        first, last = (each.cpu() for each in axis_footprint(size, new, scale, *options))
         position = first.unsqueeze(1) + torch.arange(int((last - first).max()) + 1)
         read = position <= last.unsqueeze(1)
-        weight = axis_weights(size, new, scale, *options).gather(1, position.clamp(max=size - 1))
+        weight = axis_weights(size, new, scale, *options).cpu().gather(1, position.clamp(max=size - 1))
         axes.append(torch.where(read, position, NOTHING).to(torch.int32).contiguous())
         shares.append(torch.where(read, weight, 0.0))
     return recipe(x, axes, shares, steps)

@@ -40,6 +40,7 @@ PACKAGES = {
 }
 
 REBUILD = "pip install --no-build-isolation --force-reinstall --no-deps . (with a C++17 compiler)"
+REBUILD_CUDA = "the same with nvcc, of the CUDA version of this PyTorch, on PATH or under CUDA_HOME"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def findings() -> list[Finding]:
         Finding("deltafx", True, f"{info['deltafx']}, Python {info['python']}, {info['platform']}"),
         Finding("torch", True, info["torch"]),
         backend("cpu", info["backends"]["cpu"], REBUILD),
-        backend("cuda", info["backends"]["cuda"], None),
+        backend("cuda", info["backends"]["cuda"], REBUILD_CUDA if torch.version.cuda else None),
         Finding("CUDA device", torch.cuda.is_available(), str(info["cuda"])),
     ]  # fmt: skip
     if isinstance(cpu, dict):

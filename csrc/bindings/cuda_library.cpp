@@ -1,0 +1,331 @@
+// The CUDA kernels as PyTorch operators: checks tensors, takes them apart, declares what is written to.
+//
+// Every feature map comes as a matrix [pixels, channels] over all streams, whose channels lie side by side. Launches go to
+// the current stream of the device on which the result lies; nothing waits for the device.
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <torch/library.h>
+
+#include <string>
+#include <vector>
+
+#include "../cuda/kernels.h"
+
+namespace deltafx {
+namespace {
+
+using at::Tensor;
+using namespace deltafx::cuda;  // NOLINT: this file only translates between the two
+
+Dtype dtype_of(const Tensor& x, const char* name) {
+  if (x.scalar_type() == at::kFloat) return Dtype::float32;
+  if (x.scalar_type() == at::kHalf) return Dtype::float16;
+  if (x.scalar_type() == at::kBFloat16) return Dtype::bfloat16;
+  if (x.scalar_type() == at::kByte) return Dtype::uint8;
+  TORCH_CHECK_TYPE(false, name, ": float32, float16 or bfloat16 is supported; got ", x.scalar_type());
+}
+
+bool is_packed(const Tensor& x) {
+  return reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0 && x.stride(0) * x.element_size() % 16 == 0;
+}
+
+Matrix matrix(const Tensor& x, const char* name) {
+  TORCH_CHECK_VALUE(x.device().is_cuda(), name, ": a CUDA tensor is needed; got one on ", x.device());
+  TORCH_CHECK_VALUE(x.dim() == 2, name, ": a matrix [pixels, channels] is needed; got ", x.sizes());
+  TORCH_CHECK_VALUE(x.size(1) == 1 || x.stride(1) == 1, name, ": channels must lie side by side; strides ", x.strides());
+  TORCH_CHECK_VALUE(x.size(0) < INT32_MAX && x.size(1) < INT32_MAX, name, ": too large, ", x.sizes());
+  const Dtype dtype = dtype_of(x, name);
+  TORCH_CHECK_TYPE(dtype != Dtype::uint8, name, ": float32, float16 or bfloat16 is supported; got ", x.scalar_type());
+  return {x.data_ptr(), x.stride(0), static_cast<int32_t>(x.size(1)), dtype, is_packed(x)};
+}
+
+template <class T>
+T* data(const Tensor& x, at::ScalarType type, int64_t size, const char* name) {
+  TORCH_CHECK_VALUE(x.device().is_cuda() && x.scalar_type() == type && x.is_contiguous() && x.numel() >= size, name,
+                    ": a contiguous ", type, " CUDA tensor of ", size, " elements is needed; got ", x.scalar_type(), " ",
+                    x.sizes(), " on ", x.device());
+  return static_cast<T*>(x.data_ptr());
+}
+
+template <class T>
+T* data(const std::optional<Tensor>& x, at::ScalarType type, int64_t size, const char* name) {
+  return x ? data<T>(*x, type, size, name) : nullptr;
+}
+
+const uint8_t* refreshing(const Tensor& refresh) {
+  return reinterpret_cast<const uint8_t*>(data<bool>(refresh, at::kBool, 1, "refresh"));
+}
+
+Window window_of(const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns) {
+  TORCH_CHECK_VALUE(rows.dim() == 2 && columns.dim() == 2, "window: tables [outputs, taps] are needed");
+  const auto size = [](int64_t n) { return static_cast<int32_t>(n); };
+  return {data<int32_t>(rows, at::kInt, rows.numel(), "rows"),
+          data<int32_t>(columns, at::kInt, columns.numel(), "columns"),
+          size(rows.size(1)), size(columns.size(1)), size(in_rows), size(in_columns), size(rows.size(0)),
+          size(columns.size(0))};
+}
+
+// Runs f(stream) on the device of the tensor, and raises what its launches say.
+template <class F>
+void on_device_of(const Tensor& x, F f) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const cudaError_t error = f(c10::cuda::getCurrentCUDAStream().stream());
+  TORCH_CHECK(error == cudaSuccess, "deltafx: ", cudaGetErrorString(error));
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+void collect_op(at::TensorList masks, at::TensorList tallies, at::IntArrayRef relations, const Tensor& rows,
+                const Tensor& columns, int64_t in_rows, int64_t in_columns, const Tensor& refresh, bool passes_on,
+                Tensor pixels, Tensor claims, Tensor count, Tensor scan, Tensor mask, Tensor tally) {
+  TORCH_CHECK_VALUE(masks.size() == relations.size() && masks.size() == tallies.size(),
+                    "collect: a relation and a tally are needed for each mask");
+  TORCH_CHECK_VALUE(masks.size() <= kMaxSources, "collect: at most ", kMaxSources, " masks; got ", masks.size());
+  Collect job{};
+  job.streams = static_cast<int32_t>(refresh.numel());
+  job.window = window_of(rows, columns, in_rows, in_columns);
+  const int64_t plane = int64_t{job.window.out_rows} * job.window.out_columns, all = job.streams * plane;
+  const int64_t inputs = in_rows * in_columns;
+  for (size_t i = 0; i < masks.size(); ++i) {
+    const auto relation = static_cast<Relation>(relations[i]);
+    TORCH_CHECK_VALUE(relation != Relation::whole || plane == 1, "collect: a whole stream gives one pixel");
+    const int64_t each = relation == Relation::same ? plane : relation == Relation::per_stream ? 1 : inputs;
+    job.sources[i] = {data<uint8_t>(masks[i], at::kByte, job.streams * each, "masks"),
+                      data<int64_t>(tallies[i], at::kLong, kTallySize, "tallies"), relation, static_cast<int32_t>(each)};
+  }
+  job.source_count = static_cast<int32_t>(masks.size());
+  job.refresh = refreshing(refresh);
+  job.passes_on = passes_on;
+  job.pixels = data<int32_t>(pixels, at::kInt, all, "pixels");
+  job.claims = data<int32_t>(claims, at::kInt, all, "claims");
+  job.count = data<int32_t>(count, at::kInt, 1, "count");
+  job.mask = data<uint8_t>(mask, at::kByte, all, "mask");
+  job.tally = data<int64_t>(tally, at::kLong, kTallySize, "tally");
+  job.scan = reinterpret_cast<uint64_t*>(data<int64_t>(scan, at::kLong, 2 + scan_blocks(all), "scan"));
+  on_device_of(mask, [&](cudaStream_t stream) { return collect(job, stream); });
+}
+
+// What every kernel that ends with a commit is given.
+struct Ending {
+  const Tensor& pixels;
+  const Tensor& claims;
+  const Tensor& count;
+  at::TensorList operands;
+  at::IntArrayRef steps;         // code and kind of each step
+  at::ArrayRef<double> numbers;  // a and b of each step
+  const std::optional<Tensor>& forced;
+  const Tensor& refresh;
+  double threshold;
+  bool max_norm;
+  const Tensor& out;
+  const std::optional<Tensor>& mask;
+  const std::optional<Tensor>& tally;
+};
+
+void add_steps(const Ending& e, int64_t all, int64_t streams, Commit& commit) {
+  TORCH_CHECK_VALUE(e.steps.size() == e.numbers.size() && e.steps.size() % 2 == 0,
+                    "steps: a code and a kind, and two numbers, for each step");
+  TORCH_CHECK_VALUE(e.steps.size() <= 2 * kMaxSteps, "steps: at most ", kMaxSteps, "; got ", e.steps.size() / 2);
+  size_t operand = 0;
+  for (size_t i = 0; i < e.steps.size(); i += 2) {
+    Step step{static_cast<Code>(e.steps[i]), static_cast<Operand>(e.steps[i + 1]), nullptr, 0,
+              static_cast<float>(e.numbers[i]), static_cast<float>(e.numbers[i + 1]), false};
+    TORCH_CHECK_VALUE((step.code >= Code::add) == (step.kind != Operand::none), "steps: a code and its operand");
+    if (step.kind != Operand::none && step.kind != Operand::number) {
+      TORCH_CHECK_VALUE(operand < e.operands.size(), "operands: fewer than the steps name");
+      const Tensor& tensor = e.operands[operand++];
+      const Matrix m = matrix(tensor, "operand");
+      TORCH_CHECK_TYPE(m.dtype == (step.kind == Operand::per_channel ? Dtype::float32 : commit.out.dtype),
+                       "operand: float32 for each channel, else the dtype of the result; got ", tensor.scalar_type());
+      const int64_t rows = step.kind == Operand::per_channel ? 1 : step.kind == Operand::per_stream ? streams : all;
+      const int64_t channels = step.kind == Operand::pixel_gate ? 1 : e.out.size(1);
+      TORCH_CHECK_VALUE(tensor.size(0) == rows && tensor.size(1) == channels, "operand: [", rows, ", ", channels,
+                        "] is needed; got ", tensor.sizes());
+      step.operand = m.data, step.pitch = m.pitch, step.packed = m.packed;
+    }
+    commit.steps[commit.step_count++] = step;
+  }
+}
+
+Job job_of(const Ending& e) {
+  const int64_t all = e.out.size(0), streams = e.refresh.numel();
+  TORCH_CHECK_VALUE(streams > 0 && all % streams == 0, "out: ", all, " pixels for ", streams, " streams");
+  TORCH_CHECK_VALUE(e.mask.has_value() == e.tally.has_value(), "mask: it comes with a tally");
+  Job job{data<int32_t>(e.pixels, at::kInt, all, "pixels"), data<int32_t>(e.count, at::kInt, 1, "count"),
+          static_cast<int32_t>(all), {}};
+  Commit& commit = job.commit;
+  commit.out = matrix(e.out, "out");
+  add_steps(e, all, streams, commit);
+  commit.decision = !e.mask ? Decision::always
+                    : e.forced ? Decision::prescribed
+                    : e.threshold == 0 ? Decision::equal
+                                       : Decision::norm;
+  commit.norm = e.max_norm ? Norm::max : Norm::rms;
+  commit.threshold = static_cast<float>(e.threshold);
+  commit.mask = data<uint8_t>(e.mask, at::kByte, all, "mask");
+  commit.forced = data<uint8_t>(e.forced, at::kByte, all, "forced");
+  commit.refresh = refreshing(e.refresh);
+  commit.pixels_per_stream = static_cast<int32_t>(all / streams);
+  commit.tally = data<int64_t>(e.tally, at::kLong, kTallySize, "tally");
+  return job;
+}
+
+void convolve_op(const Tensor& x, const Tensor& weight, int64_t groups, const Tensor& rows, const Tensor& columns,
+                 int64_t in_rows, int64_t in_columns, bool exact, std::optional<Tensor> whole, const Tensor& pixels,
+                 Tensor claims, const Tensor& count, at::TensorList operands, at::IntArrayRef steps,
+                 at::ArrayRef<double> numbers, const std::optional<Tensor>& forced, const Tensor& refresh,
+                 double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask, std::optional<Tensor> tally) {
+  Job job = job_of({pixels, claims, count, operands, steps, numbers, forced, refresh, threshold, max_norm, out, mask, tally});
+  const int64_t in = x.size(1) / groups, of_group = out.size(1) / groups, step = 128 / x.element_size();
+  Conv conv{matrix(x, "x"), window_of(rows, columns, in_rows, in_columns), nullptr, static_cast<int32_t>(groups),
+            static_cast<int32_t>(in), static_cast<int32_t>(of_group), 0, exact};
+  const int64_t depth = (rows.size(1) * columns.size(1) * in + step - 1) / step * step;
+  conv.depth = static_cast<int32_t>(depth);
+  conv.weight = data<void>(weight, x.scalar_type(), out.size(1) * depth, "weight");
+  TORCH_CHECK_TYPE(conv.x.dtype == job.commit.out.dtype, "convolve: ", x.scalar_type(), " into ", out.scalar_type());
+  TORCH_CHECK_TYPE(!exact || conv.x.dtype == Dtype::float32, "convolve: exact is a way to multiply float32");
+  const bool split = groups > 1 || convolve_width(conv, job.capacity) < out.size(1);
+  if (split) job.commit.claims = data<int32_t>(claims, at::kInt, job.capacity, "claims");
+  if (!split || job.commit.decision != Decision::norm)
+    return on_device_of(out, [&](cudaStream_t stream) { return convolve(conv, job, stream); });
+
+  // A norm is over all channels of a pixel, of which a block has some: the new values are judged once they are all there.
+  TORCH_CHECK_VALUE(whole && whole->sizes() == out.sizes() && whole->dtype() == out.dtype(),
+                    "whole: scratch of the form of the result is needed, for a threshold above 0");
+  Job first = job;
+  first.commit.decision = Decision::always;
+  first.commit.mask = nullptr;
+  first.commit.out = matrix(*whole, "whole");
+  job.commit.claims = nullptr;
+  job.commit.step_count = 0;
+  on_device_of(out, [&](cudaStream_t stream) {
+    const cudaError_t error = convolve(conv, first, stream);
+    return error == cudaSuccess ? copy(first.commit.out, job, stream) : error;
+  });
+}
+
+void depthwise_op(const Tensor& x, const Tensor& weight, const Tensor& rows, const Tensor& columns, int64_t in_rows,
+                  int64_t in_columns, const Tensor& pixels, Tensor claims, const Tensor& count, at::TensorList operands,
+                  at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
+                  const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
+                  std::optional<Tensor> tally) {
+  const Job job =
+      job_of({pixels, claims, count, operands, steps, numbers, forced, refresh, threshold, max_norm, out, mask, tally});
+  const Window window = window_of(rows, columns, in_rows, in_columns);
+  TORCH_CHECK_VALUE(weight.dim() == 3 && weight.size(2) == out.size(1) && weight.size(1) > 0 &&
+                        x.size(1) % weight.size(1) == 0 && out.size(1) % (x.size(1) / weight.size(1)) == 0,
+                    "depthwise: ", x.size(1), " channels in, ", out.size(1), " out, weights ", weight.sizes());
+  const int64_t in = weight.size(1), groups = x.size(1) / in;
+  const Depthwise depthwise{
+      matrix(x, "x"), window,
+      data<float>(weight, at::kFloat, int64_t{window.kernel_rows} * window.kernel_columns * in * out.size(1), "weight"),
+      static_cast<int32_t>(in), static_cast<int32_t>(out.size(1) / groups)};
+  on_device_of(out, [&](cudaStream_t stream) { return cuda::depthwise(depthwise, job, stream); });
+}
+
+void pool_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,
+             const std::optional<Tensor>& column_share, const Tensor& rows, const Tensor& columns, int64_t in_rows,
+             int64_t in_columns, const Tensor& pixels, Tensor claims, const Tensor& count, at::TensorList operands,
+             at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
+             const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
+             std::optional<Tensor> tally) {
+  const Job job =
+      job_of({pixels, claims, count, operands, steps, numbers, forced, refresh, threshold, max_norm, out, mask, tally});
+  TORCH_CHECK_VALUE(maximum || (row_share && column_share), "pool: a mean needs the shares of its taps");
+  TORCH_CHECK_VALUE(x.size(1) == out.size(1), "pool: ", x.size(1), " channels in, ", out.size(1), " out");
+  const Pool pool{matrix(x, "x"), window_of(rows, columns, in_rows, in_columns), maximum,
+                  data<float>(row_share, at::kFloat, rows.numel(), "row_share"),
+                  data<float>(column_share, at::kFloat, columns.numel(), "column_share")};
+  on_device_of(out, [&](cudaStream_t stream) { return cuda::pool(pool, job, stream); });
+}
+
+void copy_op(const Tensor& x, const Tensor& pixels, Tensor claims, const Tensor& count, at::TensorList operands,
+             at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
+             const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
+             std::optional<Tensor> tally) {
+  TORCH_CHECK_VALUE(x.sizes() == out.sizes() && x.dtype() == out.dtype(), "copy: ", x.sizes(), " into ", out.sizes());
+  const Job job =
+      job_of({pixels, claims, count, operands, steps, numbers, forced, refresh, threshold, max_norm, out, mask, tally});
+  on_device_of(out, [&](cudaStream_t stream) { return copy(matrix(x, "x"), job, stream); });
+}
+
+void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool maximum, double scale, Tensor partial,
+               const Tensor& pixels, Tensor claims, const Tensor& count, at::TensorList operands, at::IntArrayRef steps,
+               at::ArrayRef<double> numbers, const std::optional<Tensor>& forced, const Tensor& refresh,
+               double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask, std::optional<Tensor> tally) {
+  const int64_t streams = out.size(0);
+  TORCH_CHECK_VALUE(x.size(0) % (streams * image_rows) == 0 && x.size(1) == out.size(1) && refresh.numel() == streams,
+                    "reduce: ", x.sizes(), " into ", out.sizes());
+  const Job job =
+      job_of({pixels, claims, count, operands, steps, numbers, forced, refresh, threshold, max_norm, out, mask, tally});
+  const Reduce reduce{matrix(x, "x"), data<uint8_t>(x_mask, at::kByte, x.size(0), "x_mask"), refreshing(refresh),
+                      data<float>(partial, at::kFloat, streams * image_rows * x.size(1), "partial"),
+                      static_cast<int32_t>(streams), static_cast<int32_t>(image_rows),
+                      static_cast<int32_t>(x.size(0) / (streams * image_rows)), maximum, static_cast<float>(scale)};
+  on_device_of(out, [&](cudaStream_t stream) { return cuda::reduce(reduce, job, stream); });
+}
+
+void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_t window, int64_t dilation,
+                       const std::optional<Tensor>& levels, bool swap, const std::optional<Tensor>& forced,
+                       const Tensor& refresh, std::optional<Tensor> raw, std::optional<Tensor> mean,
+                       std::optional<Tensor> passed, Tensor value, Tensor mask, Tensor tally) {
+  TORCH_CHECK_VALUE(frame.dim() == 4 && frame.device() == value.device(), "frame: [N, C, H, W] on ", value.device(),
+                    " is needed");
+  Enter e{};
+  e.frame = frame.data_ptr(), e.dtype = dtype_of(frame, "frame");
+  for (int i = 0; i < 4; ++i) e.stride[i] = frame.stride(i);
+  e.streams = static_cast<int32_t>(frame.size(0)), e.channels = static_cast<int32_t>(frame.size(1));
+  e.rows = static_cast<int32_t>(frame.size(2)), e.columns = static_cast<int32_t>(frame.size(3));
+  const int64_t all = frame.size(0) * frame.size(2) * frame.size(3);
+  e.value = matrix(value, "value");
+  TORCH_CHECK_VALUE(value.size(0) == all && value.size(1) == e.channels && refresh.numel() == e.streams,
+                    "dense_to_delta: ", frame.sizes(), " into ", value.sizes());
+  TORCH_CHECK_TYPE(e.dtype == Dtype::uint8 ? raw && levels : e.dtype == e.value.dtype,
+                   "frame: uint8 with raw and levels, or the dtype of the value, is needed");
+  e.raw = data<uint8_t>(raw, at::kByte, all * e.channels, "raw");
+  e.levels = data<float>(levels, at::kFloat, 256 * e.channels, "levels");
+  e.swap = swap, e.gated = gated, e.threshold = static_cast<float>(threshold);
+  e.window = static_cast<int32_t>(window), e.dilation = static_cast<int32_t>(dilation);
+  TORCH_CHECK_VALUE(!gated || ((window == 1 || mean) && ((window == 1 && dilation == 0) || passed)),
+                    "dense_to_delta: a gate with a window or dilation needs scratch");
+  e.mean = data<float>(mean, at::kFloat, all, "mean");
+  e.passed = data<uint8_t>(passed, at::kByte, 2 * all, "passed");
+  e.mask = data<uint8_t>(mask, at::kByte, all, "mask");
+  e.forced = data<uint8_t>(forced, at::kByte, all, "forced");
+  e.refresh = refreshing(refresh);
+  e.tally = data<int64_t>(tally, at::kLong, kTallySize, "tally");
+  on_device_of(value, [&](cudaStream_t stream) { return enter(e, stream); });
+}
+
+const char* const kEnding =
+    "Tensor pixels, Tensor(d!) claims, Tensor count, Tensor[] operands, int[] steps, float[] numbers, Tensor? forced, "
+    "Tensor refresh, float threshold, bool max_norm, Tensor(a!) out, Tensor(b!)? mask, Tensor(c!)? tally) -> ()";
+const char* const kWindow = "Tensor rows, Tensor columns, int in_rows, int in_columns, ";
+
+TORCH_LIBRARY(deltafx_cuda, m) {
+  const std::string ending = kEnding, window = kWindow;
+  m.def(("collect(Tensor[] masks, Tensor[] tallies, int[] relations, " + window +
+         "Tensor refresh, bool passes_on, Tensor(a!) pixels, Tensor(b!) claims, Tensor(c!) count, Tensor(d!) scan, "
+         "Tensor(e!) mask, Tensor(f!) tally) -> ()").c_str());
+  m.def(("convolve(Tensor x, Tensor weight, int groups, " + window + "bool exact, Tensor(e!)? whole, " + ending).c_str());
+  m.def(("depthwise(Tensor x, Tensor weight, " + window + ending).c_str());
+  m.def(("pool(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + ending).c_str());
+  m.def(("copy(Tensor x, " + ending).c_str());
+  m.def(("reduce(Tensor x, Tensor x_mask, int image_rows, bool maximum, float scale, Tensor(e!) partial, " + ending).c_str());
+  m.def("dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, Tensor? levels, "
+        "bool swap, Tensor? forced, Tensor refresh, Tensor(a!)? raw, Tensor(b!)? mean, Tensor(c!)? passed, "
+        "Tensor(d!) value, Tensor(e!) mask, Tensor(f!) tally) -> ()");
+}
+
+TORCH_LIBRARY_IMPL(deltafx_cuda, CUDA, m) {
+  m.impl("collect", &collect_op);
+  m.impl("convolve", &convolve_op);
+  m.impl("depthwise", &depthwise_op);
+  m.impl("pool", &pool_op);
+  m.impl("copy", &copy_op);
+  m.impl("reduce", &reduce_op);
+  m.impl("dense_to_delta", &dense_to_delta_op);
+}
+
+}  // namespace
+}  // namespace deltafx

@@ -1,0 +1,168 @@
+// dense_to_delta: which pixels of a frame changed, and taking those over.
+//
+// Exact: a pixel passes if any channel is not equal to what was propagated last. Gated with window 1: if the largest
+// change of its channels exceeds the threshold; with a larger window: if the change's mean over channels and window
+// does. What passes is dilated. Reads the frame once, and the pixels that pass once more.
+#include "launch.cuh"
+#include "pack.cuh"
+
+namespace deltafx::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct Place {
+  int n, y, x;
+  __device__ Place(const Enter& e, int p) {
+    const int plane = e.rows * e.columns;
+    n = p / plane, y = p % plane / e.columns, x = p % e.columns;
+  }
+};
+
+__device__ inline int pixels_of(const Enter& e) { return e.streams * e.rows * e.columns; }
+__device__ inline bool exceeds(float change, float threshold) { return !(fabsf(change) <= threshold); }
+
+// F is the frame's type, L that of what was propagated last: a uint8 frame is compared with the last raw frame.
+template <class F, class L>
+struct Compared {
+  const F* frame;
+  const L* last;
+
+  __device__ Compared(const Enter& e, int p) {
+    const Place at(e, p);
+    frame = static_cast<const F*>(e.frame) + at.n * e.stride[0] + at.y * e.stride[2] + at.x * e.stride[3];
+    if constexpr (sizeof(F) == 1) last = e.raw + static_cast<int64_t>(p) * e.channels;
+    else last = static_cast<const L*>(e.value.data) + p * e.value.pitch;
+  }
+  __device__ bool passes(const Enter& e) const {
+    bool passed = false;
+    for (int c = 0; c < e.channels; ++c) {
+      const float now = number(frame[c * e.stride[1]]), old = number(last[c]);
+      passed |= e.gated ? exceeds(now - old, e.threshold) : !(now == old);
+    }
+    return passed;
+  }
+  __device__ float mean(const Enter& e) const {
+    float sum = 0.0f;
+    for (int c = 0; c < e.channels; ++c) sum += number(frame[c * e.stride[1]]) - number(last[c]);
+    return sum / static_cast<float>(e.channels);
+  }
+};
+
+// The change of each pixel: its mean over the channels for a gate with a window, else whether it passes.
+template <class F, class L>
+__global__ void __launch_bounds__(kThreads) change_kernel(const __grid_constant__ Enter e) {
+  begin_kernel();
+  const int p = blockIdx.x * kThreads + threadIdx.x;
+  if (p >= pixels_of(e)) return;
+  const Compared<F, L> pixel(e, p);
+  if (e.window > 1) e.mean[p] = pixel.mean(e);
+  else e.passed[p] = pixel.passes(e);
+}
+
+// The mean over the window, of which only what lies in the frame counts. Summed anew for every pixel: a running sum would
+// keep a NaN that has left the window, and rounding.
+__global__ void __launch_bounds__(kThreads) window_kernel(const __grid_constant__ Enter e) {
+  begin_kernel();
+  const int p = blockIdx.x * kThreads + threadIdx.x;
+  if (p >= pixels_of(e)) return;
+  const Place at(e, p);
+  const int reach = e.window / 2;
+  const int top = max(0, at.y - reach), bottom = min(e.rows, at.y + reach + 1);
+  const int left = max(0, at.x - reach), right = min(e.columns, at.x + reach + 1);
+  float total = 0.0f;
+  for (int y = top; y < bottom; ++y)
+    for (int x = left; x < right; ++x) total += e.mean[(at.n * e.rows + y) * e.columns + x];
+  e.passed[p] = exceeds(total / static_cast<float>((bottom - top) * (right - left)), e.threshold);
+}
+
+// Dilation along the rows; that across them is left to take_kernel.
+__global__ void __launch_bounds__(kThreads) dilate_kernel(const __grid_constant__ Enter e) {
+  begin_kernel();
+  const int p = blockIdx.x * kThreads + threadIdx.x;
+  if (p >= pixels_of(e)) return;
+  const Place at(e, p);
+  const uint8_t* row = e.passed + p - at.x;
+  uint8_t set = 0;
+  for (int x = max(0, at.x - e.dilation); x < min(e.columns, at.x + e.dilation + 1); ++x) set |= row[x];
+  e.passed[pixels_of(e) + p] = set;
+}
+
+__device__ inline bool passed_near(const Enter& e, int p) {
+  if (e.dilation == 0) return e.passed[p] != 0;
+  const Place at(e, p);
+  const uint8_t* column = e.passed + pixels_of(e) + at.n * e.rows * e.columns + at.x;
+  uint8_t set = 0;
+  for (int y = max(0, at.y - e.dilation); y < min(e.rows, at.y + e.dilation + 1); ++y) set |= column[y * e.columns];
+  return set != 0;
+}
+
+// Decides, and takes over the pixels that pass: the raw one, if there is one, and its value.
+template <class F, class V, class L>
+__global__ void __launch_bounds__(kThreads) take_kernel(const __grid_constant__ Enter e, bool compares) {
+  begin_kernel();
+  const int p = blockIdx.x * kThreads + threadIdx.x;
+  bool update = false;
+  if (p < pixels_of(e)) {
+    if (e.refresh[p / (e.rows * e.columns)]) update = true;
+    else if (e.forced != nullptr) update = e.forced[p] != 0;
+    else update = compares ? Compared<F, L>(e, p).passes(e) : passed_near(e, p);
+    e.mask[p] = update;
+    if (update) {
+      const Compared<F, L> pixel(e, p);
+      V* value = static_cast<V*>(e.value.data) + p * e.value.pitch;
+      for (int c = 0; c < e.channels; ++c) {
+        const F now = pixel.frame[c * e.stride[1]];
+        if constexpr (sizeof(F) == 1) {
+          const int channel = e.swap ? e.channels - 1 - c : c;
+          e.raw[static_cast<int64_t>(p) * e.channels + c] = now;
+          value[channel] = rounded<V>(e.levels[channel * 256 + now]);
+        } else {
+          value[c] = now;
+        }
+      }
+    }
+  }
+  const int updated = __syncthreads_count(update);
+  if (threadIdx.x != 0 || updated == 0) return;
+  auto* tally = reinterpret_cast<unsigned long long*>(e.tally);
+  atomicAdd(tally + kUpdated, static_cast<unsigned long long>(updated));
+  atomicAdd(tally + kUpdatedSum, static_cast<unsigned long long>(updated));
+}
+
+__global__ void begin_tally_kernel(int64_t* tally, int pixels) {
+  begin_kernel();
+  tally[kComputed] = pixels;
+  tally[kComputedSum] += pixels;
+  tally[kFrames] += 1;
+  tally[kUpdated] = 0;
+}
+
+template <class F, class V, class L>
+cudaError_t enter_as(const Enter& e, cudaStream_t stream) {
+  const int pixels = e.streams * e.rows * e.columns;
+  const int64_t blocks = divide_up(pixels, kThreads);
+  cudaError_t error = launch(&begin_tally_kernel, 1, 1, 0, stream, e.tally, pixels);
+  const auto next = [&](auto kernel, const auto&... more) {
+    if (error == cudaSuccess) error = launch(kernel, blocks, kThreads, 0, stream, e, more...);
+  };
+  const bool compares = !e.gated || (e.window == 1 && e.dilation == 0);
+  if (!compares && e.forced == nullptr) {
+    next(&change_kernel<F, L>);
+    if (e.window > 1) next(&window_kernel);
+    if (e.dilation > 0) next(&dilate_kernel);
+  }
+  next(&take_kernel<F, V, L>, compares);
+  return error;
+}
+
+}  // namespace
+
+cudaError_t enter(const Enter& e, cudaStream_t stream) {
+  return with_type(e.value.dtype, [&](auto* type) {
+    using V = std::remove_pointer_t<decltype(type)>;
+    return e.dtype == Dtype::uint8 ? enter_as<uint8_t, V, uint8_t>(e, stream) : enter_as<V, V, V>(e, stream);
+  });
+}
+
+}  // namespace deltafx::cuda

@@ -1,0 +1,75 @@
+// Tiles of whole pixels: kernels that compute a pixel channel by channel, and commit it with all of its channels.
+#pragma once
+
+#include "commit.cuh"
+#include "launch.cuh"
+
+namespace deltafx::cuda {
+
+constexpr int kRowThreads = 256, kRowResident = 4;
+constexpr int kTileBytes = 32 << 10;  // where a pixel is no larger
+
+// How many pixels a tile has, and how they lie in shared memory.
+struct RowTile {
+  int rows, stride;  // floats from one pixel to the next
+  size_t bytes;
+
+  explicit RowTile(int channels) {
+    stride = static_cast<int>(divide_up(channels, 8)) * 8;
+    const int fit = kTileBytes / (stride * 4);
+    rows = fit < 1 ? 1 : fit > 32 ? 32 : fit;
+    bytes = static_cast<size_t>(rows) * stride * 4;
+  }
+};
+
+// Fills tile after tile with fill(pixel, channel, count of channels, values), a pack at a time, and commits it.
+template <class T, class F>
+__device__ void for_each_tile(const Job& job, const RowTile& shape, F fill) {
+  constexpr int P = kPack<T>;
+  extern __shared__ __align__(128) float tile[];
+  __shared__ int32_t pixels[32];
+  const int channels = job.commit.out.channels, packs = (channels + P - 1) / P, count = *job.count;
+  int updated = 0;
+  for (int place = blockIdx.x * shape.rows; place < count; place += gridDim.x * shape.rows) {
+    const int rows = min(shape.rows, count - place);
+    if (threadIdx.x < rows) pixels[threadIdx.x] = job.pixels[place + threadIdx.x];
+    __syncthreads();
+    for (int k = threadIdx.x; k < rows * packs; k += blockDim.x) {
+      const int row = k / packs, c = k % packs * P;
+      float x[P];
+      fill(pixels[row], c, min(P, channels - c), x);
+      write_tile(tile + row * shape.stride + c, x);
+    }
+    __syncthreads();
+    updated += commit_rows<T>(job.commit, tile, shape.stride, pixels, rows, place, 0, channels);
+    __syncthreads();
+  }
+  if (job.commit.decision != Decision::always) count_updated(job.commit, updated);
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch_rows(void (*kernel)(Parameters...), const Job& job, const RowTile& shape, cudaStream_t stream,
+                        const Arguments&... arguments) {
+  const int64_t tiles = divide_up(job.capacity, shape.rows);
+  const int64_t blocks = static_cast<int64_t>(multiprocessors()) * kRowResident;
+  return launch(kernel, tiles < blocks ? tiles : blocks, kRowThreads, shape.bytes, stream, arguments...);
+}
+
+// Walks over the taps of an output pixel: f(tap row, tap column, input pixel), in order.
+template <class F>
+__device__ void for_each_tap(const Window& w, int p, F f) {
+  const int plane = w.out_rows * w.out_columns, place = p % plane;
+  const int first = p / plane * w.in_rows * w.in_columns;
+  const int32_t* rows = w.rows + place / w.out_columns * w.kernel_rows;
+  const int32_t* columns = w.columns + place % w.out_columns * w.kernel_columns;
+  for (int i = 0; i < w.kernel_rows; ++i) {
+    const int row = rows[i];
+    if (row < 0) continue;
+    for (int j = 0; j < w.kernel_columns; ++j) {
+      const int column = columns[j];
+      if (column >= 0) f(i, j, first + row * w.in_columns + column);
+    }
+  }
+}
+
+}  // namespace deltafx::cuda

@@ -1,0 +1,189 @@
+"""The CUDA backend as a user meets it: the reference's decisions, determinism, and no waiting for the device."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import deltafx
+from deltafx.backends import unavailable
+from deltafx.measure import relative_error, tensors_of
+from deltafx.testing import blobs, clip, force_masks
+from tests.backends.network import masks, network, pictures, states
+
+if unavailable("cuda"):
+    pytest.skip(f"CUDA backend: {unavailable('cuda')}", allow_module_level=True)
+
+pytestmark = pytest.mark.cuda
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"threshold": 0.1},
+    {"threshold": 0.2, "norm": "max"},
+    {"threshold": deltafx.absolute(0.3)},
+    {"mode": "balanced"},
+    {"mode": "fast"},
+    {"input_gate": deltafx.InputGate(20)},
+    {"input_gate": deltafx.InputGate(9, window=3, dilation=2, grey_level=0.02), "refresh_every": 5},
+]
+
+
+@pytest.fixture(autouse=True)
+def _exact_float32(monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+def on_device(model: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
+    return copy.deepcopy(model).to("cuda", dtype)
+
+
+def frames(count: int = 12, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    return [picture.to("cuda", dtype) for picture in pictures(count)]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_it_decides_as_the_reference_does(settings: dict[str, Any]) -> None:
+    model = on_device(network())
+    dm = deltafx.convert(model, backend="cuda", options={"check": True}, **settings)
+    reference = deltafx.convert(model, backend="reference", **settings)
+    for number, picture in enumerate(frames(18)):
+        ours, theirs = dm(picture), reference(picture)
+        if number == 9:
+            deltafx.reset(dm, streams=[1])
+            deltafx.reset(reference, streams=[1])
+        assert relative_error(list(ours), list(theirs)) < 1e-3
+        for path, mask in masks(dm).items():  # a pixel just at its threshold may fall on either side
+            different = (mask != masks(reference)[path]).float().mean()
+            assert different <= 0.01, f"frame {number}, {path}: {different:.1%} of the mask"
+    assert not [node for node in deltafx.report(dm).nodes if node.note or node.kernel == "dense"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_forced_masks_count_the_same_work(dtype: torch.dtype) -> None:
+    model = on_device(network(), dtype)
+    dm, reference = (deltafx.convert(model, backend=name) for name in ("cuda", "reference"))
+    mask = blobs(44, 60, 0.05, size=8)
+    mask = torch.stack([mask, mask.flip(0)]).cuda()
+    with force_masks(dm, mask), force_masks(reference, mask):
+        for picture in frames(4, dtype):
+            bar = 1e-5 if dtype == torch.float32 else 3e-2
+            assert relative_error(list(dm(picture)), list(reference(picture))) < bar
+    ours, theirs = (deltafx.report(each).totals for each in (dm, reference))
+    assert ours["macs"] == theirs["macs"] < 0.6 * ours["macs_dense"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_stands_in_the_buffers_does_not_depend_on_the_frames_before(dtype: torch.dtype) -> None:
+    model = on_device(network(), dtype)
+    dm = deltafx.convert(model, backend="cuda")
+    for picture in frames(dtype=dtype):
+        dm(picture)
+    fresh = deltafx.convert(model, backend="cuda")
+    fresh(picture)
+    for path, value in states(dm).items():
+        assert torch.equal(value, states(fresh)[path]), path
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_same_frames_give_the_same_bits(dtype: torch.dtype) -> None:
+    model, results = on_device(network(), dtype), []
+    for _ in range(3):
+        dm = deltafx.convert(model, backend="cuda", threshold=0.1)
+        results.append([tensors_of(dm(picture)) for picture in frames(8, dtype)])
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            assert relative_error(a, b) == 0
+
+
+def test_a_pixel_does_not_depend_on_how_many_are_computed_with_it() -> None:
+    torch.manual_seed(0)
+    dm = deltafx.convert(nn.Sequential(nn.Conv2d(24, 72, 3, padding=1)).eval().cuda().half(), backend="cuda")
+    x = torch.randn(1, 24, 19, 71, device="cuda", dtype=torch.half)
+    whole = dm(x)
+    for width in range(1, 71, 3):
+        broken = x.clone()
+        broken[..., :width] += 1
+        dm(broken)
+        assert torch.equal(dm(x), whole)
+
+
+def test_8_bit_frames() -> None:
+    """Normalised on the device, where they changed; in any layout."""
+    model = on_device(network())
+    imagenet = deltafx.Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), swap_channels=True)
+    for settings in ({}, {"mode": "balanced"}):
+        dm, reference = (
+            deltafx.convert(model, backend=name, preprocess=imagenet, **settings) for name in ("cuda", "reference")
+        )
+        frame = torch.randint(256, (2, 44, 60, 3), dtype=torch.uint8, device="cuda")
+        for step in range(5):
+            frame[step % 2, 5 * step : 5 * step + 9, 20:40] = 40 * step
+            for given in (frame.clone(), frame.flip(2).contiguous().flip(2)):
+                assert relative_error(list(dm(given)), list(reference(given))) < 1e-5
+
+
+def test_no_frame_waits_for_the_device_or_allocates() -> None:
+    model = on_device(network(), torch.float16)
+    dm = deltafx.convert(model, backend="cuda", threshold=0.1, options={"copy_outputs": False})
+    given = frames(9, torch.float16)
+    for picture in given[:4]:  # thresholds are measured on the first picture
+        dm(picture)
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for picture in given[4:]:
+            dm(picture)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+
+
+def test_it_runs_on_the_current_stream() -> None:
+    model, stream = on_device(network()), torch.cuda.Stream()
+    dm, other = deltafx.convert(model, backend="cuda"), deltafx.convert(model, backend="cuda")
+    for picture in frames(4):
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            ours = dm(picture)
+        torch.cuda.current_stream().wait_stream(stream)
+        assert relative_error(list(ours), list(other(picture))) == 0
+
+
+def test_a_frame_in_another_place_runs_on_the_reference() -> None:
+    dm = deltafx.convert(network(), backend="cuda")
+    picture = pictures(1)[0]
+    assert relative_error(list(dm(picture)), list(network()(picture))) < 1e-5
+    assert deltafx.report(dm)["stem"].note == "it is on cpu"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Networks
+
+
+def networks() -> list[str]:
+    return ["resnet18", "mobilenet_v2", "efficientnet_b0", "regnet_y_400mf"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", networks())
+def test_networks_are_as_exact_as_dense_ones_and_forget(name: str, dtype: torch.dtype) -> None:
+    pytest.importorskip("torchvision")
+    from tests.networks.networks import network as named
+
+    exact = on_device(named(name, 128, 128), torch.float64)
+    model = on_device(named(name, 128, 128), dtype)
+    dm = deltafx.convert(model, backend="cuda")
+    for number, picture in enumerate(clip(25, 128, 128)):
+        picture = picture.to("cuda", dtype)
+        with torch.no_grad():
+            want, dense = tensors_of(exact(picture.double())), tensors_of(model(picture))
+        got = tensors_of(dm(picture))
+        assert relative_error(got, want) <= 3 * relative_error(dense, want) + 1e-6, f"frame {number}"
+    fresh = deltafx.convert(model, backend="cuda")
+    assert relative_error(got, tensors_of(fresh(picture))) == 0
+    assert not [node for node in deltafx.report(dm).nodes if node.note or node.kernel == "dense"]
