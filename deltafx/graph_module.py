@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from deltafx.errors import FrameError
+from deltafx.frame_graph import frame_graph
 from deltafx.node import NO_EXPORT, FrameModule, refuse_export, take_over_weights
 from deltafx.runtime import Runtime
 
@@ -66,8 +67,9 @@ def as_frame(forward: Callable) -> Callable:
         refuse_export()
         if any(is_symbolic(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
             raise FrameError(NO_EXPORT)
-        with self.runtime.frame(self, args, kwargs):
-            return forward(self, *args, **kwargs)
+        with self.runtime.frame(self, args, kwargs) as given:
+            captured = frame_graph(self, self.runtime.running)
+            return forward(self, *args, **kwargs) if captured is None else captured.run(given)
 
     return frame
 

@@ -60,6 +60,9 @@ class Plan:
         self.checker: Checker | None = None
         self._given: Tensor | None = None  # what `forced_mask` was made of, and `_pooled` from it
         self._pooled: dict[tuple[int, ...], Tensor] = {}
+        self.captures = False  # frames, as CUDA graphs; settled when the kernels are bound
+        self.frame_graph: Any = None
+        self.last_forced: Tensor | None = None
         self.scratch: dict[Any, Any] = {}  # temporaries of the kernels, which live while one node runs
 
     # -- what a frame is matched against ------------------------------------------------------------------------------

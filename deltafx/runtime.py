@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 from deltafx.buffers import bind_buffers
 from deltafx.check import Checker
 from deltafx.errors import FrameError
+from deltafx.frame_graph import can_be_captured
 from deltafx.plan import Plan, bind_arguments
 from deltafx.settings import Settings
 from deltafx.state import UPDATED_SUM
@@ -102,8 +103,11 @@ class Runtime(nn.Module):
                 self.running = None
 
     @contextlib.contextmanager
-    def frame(self, graph_module: fx.GraphModule, args: tuple, kwargs: dict[str, Any]) -> Iterator[None]:
-        """Run the body as one frame: checks first, then the plan, then every stream marked until the end."""
+    def frame(self, graph_module: fx.GraphModule, args: tuple, kwargs: dict[str, Any]) -> Iterator[list[Any]]:
+        """Run the body as one frame: checks first, then the plan, then every stream marked until the end.
+
+        Gives the value of each of the graph's placeholders.
+        """
         # State outlives inference_mode, and what is returned may be used outside of it.
         with self.alone(), torch.inference_mode(False), torch.no_grad():
             given = bind_arguments(graph_module, args, kwargs)
@@ -116,7 +120,7 @@ class Runtime(nn.Module):
                 plan.reset_streams()
             plan.begin(leaves, self.forced_mask)
             self.running = plan
-            yield
+            yield given
             plan.end()
             self.warn_of_noise(plan)
 
@@ -133,6 +137,7 @@ class Runtime(nn.Module):
             self.make_room(plan.predicted_bytes)
             bind_buffers(graph_module, plan, inputs)
             plan.checker = Checker() if self.settings.options.check else None
+            plan.captures = self.settings.options.cuda_graph and can_be_captured(graph_module, plan)
         self.streams = plan.streams
         self.plans = [plan, *(other for other in self.plans if other is not plan)][: KEPT_PLANS * self.calls]
         return plan

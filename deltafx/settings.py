@@ -37,6 +37,7 @@ class Options:
 
     check: verify the design's rules at every node after every frame (slow; for tests and bug hunts).
     copy_outputs: return tensors of the caller's own; False gives views that hold until the next frame.
+    cuda_graph: on a GPU, launch a frame's kernels as one CUDA graph, once the first frames have run.
     dense_switch: on the CPU, run a layer densely in a frame that changes so much of it that this is faster. Off, the
         result does not depend on the frames before, bit for bit.
     isa: the CPU's instruction set: "avx512", "avx2" or "portable"; None takes the best that it has.
@@ -46,6 +47,7 @@ class Options:
 
     check: bool = False
     copy_outputs: bool = True
+    cuda_graph: bool = True
     dense_switch: bool = True
     isa: str | None = None
     profile: bool = False

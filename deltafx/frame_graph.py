@@ -1,0 +1,133 @@
+"""A frame as one CUDA graph: what lies between the inputs and the outputs is launched at once.
+
+`dense_to_delta` runs before it, on the caller's tensor where it lies, and `delta_to_dense` after it. Flags and counts
+are on the device, so the same graph serves every frame, refreshes included.
+"""
+
+from __future__ import annotations
+
+import gc
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import fx
+
+from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
+from deltafx.plan import scale_name
+
+if TYPE_CHECKING:
+    from deltafx.plan import Plan
+
+EAGER_FRAMES = 2  # before the capture: the first is in full, and both make what is made when it is first needed
+
+
+class FrameGraph:
+    """The captured nodes of one plan, for one forced mask or none."""
+
+    def __init__(self, graph_module: fx.GraphModule, plan: Plan):
+        self.plan = plan
+        self.forced = plan.forced_mask
+        self.entering: list[tuple[int, DenseToDelta]] = []
+        self.inner: list[tuple[DeltaNode, tuple]] = []
+        self.leaving: list[tuple[fx.Node, DeltaToDense, tuple]] = []
+        self.graph: torch.cuda.CUDAGraph | None = None
+        values: dict[fx.Node, Any] = {}
+        placeholders = 0
+        for node in graph_module.graph.nodes:
+            module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+            args = fx.node.map_arg(node.args, values.get)
+            if node.op == "placeholder":
+                values[node] = placeholders
+                placeholders += 1
+            elif isinstance(module, DenseToDelta):
+                self.entering.append((args[0], module))
+                values[node] = plan.nodes[module.path].deltas
+            elif isinstance(module, DeltaNode):
+                state = plan.nodes.get(module.path)
+                if state is not None:
+                    self.inner.append((module, args))
+                values[node] = plan.constant(module, args) if state is None else state.deltas
+            elif isinstance(module, DeltaToDense):
+                self.leaving.append((node, module, args))
+        self.output = graph_module.graph.output_node().args[0]
+
+    def capture(self) -> None:
+        self.graph = torch.cuda.CUDAGraph()
+        collects = gc.isenabled()
+        gc.disable()  # an older graph that is freed meanwhile would break the capture
+        try:
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+                for module, args in self.inner:
+                    module(*args)
+        except BaseException:
+            self.plan.frame_graph = None
+            raise
+        finally:
+            if collects:
+                gc.enable()
+
+    def run(self, given: list[Any]) -> Any:
+        """One frame; `given` has the value of each placeholder."""
+        for index, dense_to_delta in self.entering:
+            dense_to_delta(given[index])
+        with torch.cuda.device(self.plan.stale.device):
+            if self.graph is None:
+                self.capture()
+            assert self.graph is not None
+            self.graph.replay()
+        for module, _ in self.inner:
+            self.plan.nodes[module.path].last_frame = self.plan.frame
+        results = {node: module(*args) for node, module, args in self.leaving}
+        return fx.node.map_arg(self.output, results.get)
+
+
+def frame_graph(graph_module: fx.GraphModule, plan: Plan) -> FrameGraph | None:
+    """The graph for the frame that is about to run; None where it runs node by node."""
+    if not plan.captures or plan.frame < EAGER_FRAMES:
+        return None
+    if plan.frame_graph is None or plan.frame_graph.forced is not plan.forced_mask:
+        # What was prescribed is pooled in the first frame that it is prescribed for.
+        fresh, plan.last_forced = plan.last_forced is not plan.forced_mask, plan.forced_mask
+        plan.frame_graph = None
+        if fresh or not is_settled(graph_module, plan):
+            return None
+        plan.frame_graph = FrameGraph(graph_module, plan)
+    return plan.frame_graph
+
+
+def can_be_captured(graph_module: fx.GraphModule, plan: Plan) -> bool:
+    """Whether all that a frame does between its inputs and outputs is done by compiled CUDA kernels."""
+    if plan.stale.device.type != "cuda" or plan.checker is not None or plan.profiles:
+        return False
+    entered = False
+    for node in graph_module.graph.nodes:
+        if node.op in ("placeholder", "get_attr", "output"):
+            continue
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, DenseToDelta):
+            if entered:
+                return False  # a second input after the first node
+            continue
+        if isinstance(module, DeltaNode):
+            entered = True
+            state = plan.nodes.get(module.path)
+            if state is not None and not getattr(state.kernel, "captured", False):
+                return False
+        elif not isinstance(module, DeltaToDense):
+            return False
+    return entered
+
+
+def is_settled(graph_module: fx.GraphModule, plan: Plan) -> bool:
+    """Whether every threshold that is a share is measured, and every node ran in the last frame."""
+    for module in graph_module.modules():
+        if not isinstance(module, DeltaNode) or module.path not in plan.nodes:
+            continue
+        state = plan.nodes[module.path]
+        if state.last_frame != plan.frame - 1:
+            return False
+        if plan.withholds(module) and not module.truncation.threshold.absolute:
+            floating = [leaf for leaf in state.leaves if leaf.dtype.is_floating_point]
+            if any(scale_name(state, leaf) not in plan.scales for leaf in floating):
+                return False
+    return True
