@@ -17,6 +17,9 @@ from deltafx.ops.base import tuple_of
 from deltafx.ops.interpolate import axis_footprint, axis_weights
 from deltafx.state import Leaf
 
+# Where no size changes, PyTorch copies on a GPU, and multiplies no neighbour, which may not be a number, by 0.
+COPIED_ON_CUDA = ("bilinear", "bicubic")
+
 
 def recipe(x: Leaf, axes: Sequence[Tensor], shares: Sequence[Tensor] | None, steps: Steps) -> Recipe:
     """A pooling with one table, and unless it is a maximum one table of weights, for each spatial axis."""
@@ -111,4 +114,6 @@ def interpolate(op: Interpolate, inputs: Sequence[Any], steps: Steps, target: Ta
         weight = axis_weights(size, new, scale, *options).cpu().gather(1, position.clamp(max=size - 1))
         axes.append(torch.where(read, position, NOTHING).to(torch.int32).contiguous())
         shares.append(torch.where(read, weight, 0.0))
+    if tuple(before) == tuple(after) and call["mode"] in COPIED_ON_CUDA and x.device.type == "cuda":
+        return Recipe("copy", (matrix_of(x),), [(x, "window")], image_window(x, len(axes), lambda d: axes[d]), steps)
     return recipe(x, axes, shares, steps)
