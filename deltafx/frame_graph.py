@@ -81,9 +81,9 @@ class FrameGraph:
         return fx.node.map_arg(self.output, results.get)
 
 
-def frame_graph(graph_module: fx.GraphModule, plan: Plan) -> FrameGraph | None:
+def frame_graph(graph_module: fx.GraphModule, plan: Plan | None) -> FrameGraph | None:
     """The graph for the frame that is about to run; None where it runs node by node."""
-    if not plan.captures or plan.frame < EAGER_FRAMES:
+    if plan is None or not plan.captures or plan.frame < EAGER_FRAMES:
         return None
     if plan.frame_graph is None or plan.frame_graph.forced is not plan.forced_mask:
         # What was prescribed is pooled in the first frame that it is prescribed for.
@@ -126,7 +126,7 @@ def is_settled(graph_module: fx.GraphModule, plan: Plan) -> bool:
         state = plan.nodes[module.path]
         if state.last_frame != plan.frame - 1:
             return False
-        if plan.withholds(module) and not module.truncation.threshold.absolute:
+        if plan.withholds(module) and module.truncation and not module.truncation.threshold.absolute:
             floating = [leaf for leaf in state.leaves if leaf.dtype.is_floating_point]
             if any(scale_name(state, leaf) not in plan.scales for leaf in floating):
                 return False

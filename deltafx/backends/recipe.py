@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class Product:
 class Target(Protocol):
     """The compiled kernels that a recipe is for."""
 
-    compiled: Any  # the compiled module
+    compiled: ClassVar[Any]  # the compiled module
 
     def product(self, product: Product) -> Recipe:
         """How its kernels multiply, and how they want the weights."""

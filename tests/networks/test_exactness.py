@@ -120,5 +120,6 @@ def test_activations_are_near_1(dense):
         sizes: dict[str, float] = {}
         with torch.no_grad():
             Measure(capture(dense.model)).run(dense.frames[number])
-        assert not {name: size for name, size in sizes.items() if not 0.1 < size < 10}
+        # The ends of many branches are the smallest: each is scaled by the root of how many there are.
+        assert not {name: size for name, size in sizes.items() if not 0.05 < size < 10}
     assert max(dense.errors(dense.outputs)) < 1e-4

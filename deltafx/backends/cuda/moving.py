@@ -34,7 +34,7 @@ class MovingKernel:
             scratch = Scratch.of(plan, leaf.pixels)
             window = same_pixels(leaf.pixels // leaf.pixel[0])
             self.collectors.append(Collector([(x, "same") for x in sources], window, leaf, scratch, moves=True))
-        self.listed = (scratch.pixels, scratch.claims, scratch.count, [], [], [], None)
+        self.listed: tuple[Any, ...] = (scratch.pixels, scratch.claims, scratch.count, [], [], [], None)
         self.copies: list[tuple[Tensor, Tensor]] = []
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
