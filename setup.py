@@ -1,7 +1,9 @@
 """Packaging: maps `passes/` and `models_zoo/` to deltafx.passes and deltafx.models_zoo, and builds `csrc/`."""
 
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +16,15 @@ def cuda_toolkit() -> str | None:
     folders = [os.environ.get("CUDA_HOME"), found and Path(found).resolve().parents[1], "/usr/local/cuda"]
     parts = ("bin/nvcc", "include/cuda_runtime.h")
     return next((str(f) for f in folders if f and all(Path(f, part).exists() for part in parts)), None)
+
+
+def toolkit_version() -> str:
+    """As nvcc says it: "13.0"."""
+    said = subprocess.run(
+        [f"{cuda_toolkit()}/bin/nvcc", "--version"], capture_output=True, text=True, check=False
+    ).stdout
+    found = re.search(r"release (\d+\.\d+)", said)
+    return found[1] if found else "unknown"
 
 
 if cuda_toolkit():
@@ -60,6 +71,8 @@ def why_no_cuda() -> str | None:
         return "this PyTorch is built without CUDA"
     if cuda_toolkit() is None:
         return f"there is no CUDA toolkit with nvcc (this PyTorch is built with CUDA {torch.version.cuda})"
+    if toolkit_version().split(".")[0] != torch.version.cuda.split(".")[0]:
+        return f"nvcc is of CUDA {toolkit_version()}, this PyTorch is built with CUDA {torch.version.cuda}"
     if SANITIZE:
         return "the sanitizers are for the CPU kernels"
     if os.environ.get("DELTAFX_CUDA") == "0":
