@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from deltafx.cli import common
@@ -68,7 +69,8 @@ def doctor(
         shown = Table(show_header=False, box=None)
         for finding in found:
             mark = "[green]ok[/green]" if finding.well else "[yellow]--[/yellow]"
-            shown.add_row(mark, finding.what, finding.state, f"-> {finding.fix}" if finding.fix else "")
+            fix = f"-> {finding.fix}" if finding.fix else ""
+            shown.add_row(mark, finding.what, escape(finding.state), escape(fix))  # brackets are no markup there
         Console(highlight=False).print(shown)
     return 0 if next(each.well for each in found if each.what == "backend cpu") else common.FAILED
 

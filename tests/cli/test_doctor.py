@@ -40,6 +40,11 @@ def test_what_is_missing_has_a_fix(run, monkeypatch):
     assert found["backend cpu"]["well"] is False
 
 
+def test_brackets_are_shown(run, monkeypatch):
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    assert "pip install 'deltafx[demo]'" in run("doctor").out
+
+
 def test_without_compiled_kernels(run, monkeypatch):
     build_info = sys.modules["deltafx.build_info"]  # deltafx.build_info is the function
     monkeypatch.setattr(build_info, "unavailable", lambda name: None if name == "reference" else "not built")
