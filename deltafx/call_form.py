@@ -27,26 +27,26 @@ class CallForm:
 
     spec: pytree.TreeSpec
     leaves: tuple[Any, ...]
-    names: tuple[str, ...]  # of the leaves: the argument's, and the place in it
 
     @classmethod
-    def of(cls, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[CallForm, list[Tensor]]:
+    def of(cls, args: tuple, kwargs: dict[str, Any]) -> tuple[CallForm, list[Tensor]]:
         """The form of a call and its tensors. Raises NoGraph where an argument is of a kind that has none."""
-        keyed, spec = pytree.tree_flatten_with_path((args, kwargs))
-        parameters = positional(module)
+        given, spec = pytree.tree_flatten((args, kwargs))
         leaves: list[Any] = []
-        for _, leaf in keyed:
+        for leaf in given:
             if isinstance(leaf, Tensor):
                 leaves.append(Form(leaf.shape, leaf.dtype, leaf.device))
             elif isinstance(leaf, CONSTANTS):
                 leaves.append((type(leaf), leaf))
             else:
                 raise NoGraph(f"it is given a {type(leaf).__name__}, which has no place in a graph")
-        names = tuple(name_of(path, parameters) for path, _ in keyed)
-        return cls(spec, tuple(leaves), names), [leaf for _, leaf in keyed if isinstance(leaf, Tensor)]
+        return cls(spec, tuple(leaves)), [leaf for leaf in given if isinstance(leaf, Tensor)]
 
-    def tensor_names(self) -> list[str]:
-        return [name for name, leaf in zip(self.names, self.leaves, strict=True) if isinstance(leaf, Form)]
+    def tensors(self, module: nn.Module) -> list[tuple[str, Form]]:
+        """The tensors of a call of the module, by name: that of the argument, and the place in it."""
+        keyed, _ = pytree.tree_flatten_with_path(pytree.tree_unflatten(self.leaves, self.spec))
+        parameters = positional(module)
+        return [(name_of(path, parameters), leaf) for path, leaf in keyed if isinstance(leaf, Form)]
 
     def fill(self, tensors: list[Any]) -> tuple[tuple, dict[str, Any]]:
         """Arguments of this form, with `tensors` in the places of the tensors."""

@@ -46,10 +46,11 @@ def capture_call(module: nn.Module, path: str, form: CallForm) -> fx.GraphModule
 
     Raises NoGraph.
     """
+    tracer = SizedTracer(form, module)
     if operator_of_module(module) is not None:
         module, path = CallOf(module, path), ""
     with torch.inference_mode(False), stand_ins(module) as originals:
-        return over(module, trace(module, originals, SizedTracer(form)), originals, path)
+        return over(module, trace(module, originals, tracer), originals, path)
 
 
 class CallOf(nn.Module):

@@ -38,6 +38,14 @@ def graphs_of(dm: Converted) -> list[DeltaGraphModule]:
     return dm.graphs if isinstance(dm, DeltaParts) else [dm]
 
 
+def silence(dm: Converted) -> None:
+    """No warning that noise updates most of the pixels."""
+    if isinstance(dm, DeltaParts):
+        dm.silent = True  # for graphs that are still to be made
+    for graph in graphs_of(dm):
+        graph.runtime.warned_of_noise = True
+
+
 def settings_of(dm: Converted) -> Any:
     return dm.settings if isinstance(dm, DeltaParts) else dm.runtime.settings
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -35,7 +36,19 @@ from deltafx.settings import Settings
 KEPT_FORMS = 4  # of one module's calls: the graphs used longest ago make room
 MOST_FORMS = 16  # with tensors of the same sizes: then each call is another one, and compiling does not pay
 NOT_STREAMS = "its rows are not the streams but what is found in the picture, such as proposals"
-TRANSIENT = ("lock", "watched", "counts", "macs", "streams", "ran", "context", "checked", "forced_mask")
+TRANSIENT = (
+    "lock",
+    "watched",
+    "dtype",
+    "counts",
+    "macs",
+    "streams",
+    "ran",
+    "context",
+    "checked",
+    "forced_mask",
+    "silent",
+)
 
 
 def capture_by_parts(model: nn.Module, settings: Settings, reason: NoGraph, examples: tuple | None) -> DeltaParts:
@@ -71,7 +84,9 @@ class Part:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         try:
-            form, tensors = CallForm.of(self.module, args, kwargs)
+            if self.barred is not None:
+                raise NoGraph(self.barred)
+            form, tensors = CallForm.of(args, kwargs)
             self.check(tensors)
             graph = self.graph_for(form, tensors)
             result = self.owner.run(self, graph, self.calls[form], tensors)
@@ -95,12 +110,15 @@ class Part:
         if self.own is not None:
             vars(self.module)["forward"] = self.own
 
-    def check(self, tensors: list[Tensor]) -> None:
-        """Whether it is worth a trace; raises NoGraph."""
+    @functools.cached_property
+    def barred(self) -> str | None:
+        """Why it is no graph, however it is called; asked when it is called first."""
         if self.owner.stays_dense(self.path):
-            raise NoGraph("it is named in keep_dense")
-        if not has_layers(self.module):
-            raise NoGraph("it has no layer that multiplies by weights")
+            return "it is named in keep_dense"
+        return None if has_layers(self.module) else "it has no layer that multiplies by weights"
+
+    def check(self, tensors: list[Tensor]) -> None:
+        """Whether a call with these tensors is worth a trace; raises NoGraph."""
         if not tensors:
             raise NoGraph("it is given no tensor")
         if streams_of(tensors) != self.owner.streams:
@@ -167,12 +185,14 @@ class DeltaParts(nn.Module):
         """As it is before the first frame; no frame is running."""
         self.lock = threading.Lock()
         self.forced_mask: Tensor | None = None
+        self.silent = False  # says nothing of noise
         self.start_over()
 
     def start_over(self) -> None:
         """Forget the graphs, which are made of the model's weights: the next frame is the first."""
         modules = [(path, m) for path, m in self.model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
         self.watched = {path: Part(self, path, module) for path, module in modules}
+        self.dtype = Weights.of(self.model).dtype or torch.float32
         self.counts: dict[tuple, DenseMacs] = {}  # by the sizes of the model's arguments
         self.macs: DenseMacs | None = None  # of a dense frame like the last one
         self.streams: int | None = None
@@ -198,7 +218,7 @@ class DeltaParts(nn.Module):
         refuse_export()
         with alone(self.lock), torch.no_grad():
             if self.settings.preprocess is not None:
-                args = self.settings.preprocess.arguments(args, Weights.of(self.model).dtype or torch.float32)
+                args = self.settings.preprocess.arguments(args, self.dtype)
             self.begin(args, kwargs)
             with self.intercepted():
                 result = self.model(*args, **kwargs)
@@ -265,9 +285,8 @@ class DeltaParts(nn.Module):
 
     def make_graph(self, part: Part, form: CallForm, tensors: list[Tensor]) -> DeltaGraphModule:
         """The graph of a module for calls of this form; raises NoGraph."""
-        gate = (
-            None if self.ran else self.settings.input_gate
-        )  # only the first graph of a frame sees the camera's pixels
+        # Only the first graph of a frame sees the camera's pixels.
+        gate = None if self.ran else self.settings.input_gate
         settings = replace(self.settings, preprocess=None, input_gate=gate)
         with self.released(), torch.inference_mode(False):
             graph_module = capture_call(part.module, part.path, form)
@@ -276,7 +295,7 @@ class DeltaParts(nn.Module):
             graph = compile_graph(graph_module, context, dense, tensors)
         runtime = graph.runtime
         runtime.scales, runtime.later_scales = self.scales.setdefault(part.path, ({}, {}))
-        runtime.warned_of_noise = bool(self.ran)
+        runtime.warned_of_noise = self.silent or bool(self.ran)
         runtime.forced_mask = self.forced_mask
         return graph
 

@@ -16,7 +16,6 @@ from torch.utils import _pytree as pytree
 
 from deltafx.call_form import CallForm
 from deltafx.errors import NoGraph
-from deltafx.state import Form
 from deltafx.tracer import Proxy, Tracer
 
 VALUE = "value"  # in a node's meta: its result for arguments without contents
@@ -41,8 +40,9 @@ class SizedProxy(Proxy):
 class SizedTracer(Tracer):
     """Traces a root for calls of one form."""
 
-    def __init__(self, form: CallForm):
+    def __init__(self, form: CallForm, module: nn.Module):
         super().__init__()
+        self.placeholders = form.tensors(module)
         self.form = form
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
         self.evaluating = False
@@ -52,11 +52,10 @@ class SizedTracer(Tracer):
 
     def create_args_for_root(self, root_fn: Callable, is_module: bool, concrete_args: Any = None) -> tuple[Any, list]:
         tensors = []
-        for name, leaf in zip(self.form.names, self.form.leaves, strict=True):
-            if isinstance(leaf, Form):
-                tensors.append(self.create_proxy("placeholder", name, (), {}))
-                with self.fake:
-                    tensors[-1].node.meta[VALUE] = torch.empty(leaf.shape, dtype=leaf.dtype, device=leaf.device)
+        for name, tensor in self.placeholders:
+            tensors.append(self.create_proxy("placeholder", name, (), {}))
+            with self.fake:
+                tensors[-1].node.meta[VALUE] = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
         args, kwargs = self.form.fill(tensors)
 
         def call(root: nn.Module) -> Any:

@@ -3,6 +3,7 @@
 import copy
 import io
 import threading
+import warnings
 
 import pytest
 import torch
@@ -461,6 +462,18 @@ def test_the_gate_is_that_of_the_first_graph():
     gates = {path: graph.runtime.settings.input_gate for path, graph in dm.parts.items()}
     assert gates["backbone"] is not None
     assert gates["head"] is None
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_noise_is_warned_of_once_unless_silenced(silent):
+    dm = deltafx.convert(build())
+    if silent:
+        deltafx.converted.silence(dm)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        for _ in range(31):
+            dm(torch.rand(2, 3, 12, 14))
+    assert ["of the input's pixels changed" in str(each.message) for each in heard] == ([] if silent else [True])
 
 
 def test_raw_frames():
