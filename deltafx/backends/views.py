@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from deltafx.backends.matrix import NoKernel
+from deltafx.backends.recipe import Flags
+from deltafx.backends.window import same_pixels
 from deltafx.ops import Concat
 from deltafx.state import Leaf, NodeState
 
 if TYPE_CHECKING:
     from deltafx.node import DeltaNode
+    from deltafx.plan import Plan
 
 PROBES = 4
+
+
+class MovingKernel:
+    """Runs a node whose output pixels are its input pixels, in their order. A backend adds what is copied."""
+
+    note = None
+    exact = True
+    scratch: ClassVar[Any]  # the backend's Scratch and Collector
+    collector: ClassVar[Any]
+
+    def __init__(self, name: str, state: NodeState, sources: Sequence[Leaf], plan: Plan, flags: Flags):
+        self.name = name
+        self.flags = flags
+        self.collectors = []
+        for leaf in state.leaves:
+            self.listed = self.scratch.of(plan, leaf.pixels)  # where the pixels of the last output are found
+            window = same_pixels(leaf.pixels // leaf.pixel[0])
+            self.collectors.append(
+                self.collector([(x, "same") for x in sources], window, leaf, self.listed, moves=True)
+            )
 
 
 def viewed(node: DeltaNode, state: NodeState, inputs: Sequence[Any]) -> Leaf:

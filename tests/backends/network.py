@@ -7,7 +7,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import deltafx
+from deltafx.measure import relative_error
 from deltafx.testing import clip
+
+# Of `convert`: every way to decide what is propagated.
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"threshold": 0.1},
+    {"threshold": 0.2, "norm": "max"},
+    {"threshold": deltafx.absolute(0.3)},
+    {"mode": "balanced"},
+    {"mode": "fast"},
+    {"input_gate": deltafx.InputGate(20)},
+    {"input_gate": deltafx.InputGate(9, window=3, dilation=2, grey_level=0.02), "refresh_every": 5},
+]
 
 
 class Network(nn.Module):
@@ -50,3 +64,16 @@ def states(dm: Any) -> dict[str, Tensor]:
 def masks(dm: Any) -> dict[str, Tensor]:
     nodes = dm.runtime.plans[0].nodes
     return {f"{path}[{i}]": leaf.mask for path, state in nodes.items() for i, leaf in enumerate(state.leaves)}
+
+
+def assert_decides_alike(dm: Any, reference: Any, frames: list[Tensor]) -> None:
+    """Both propagate the same pixels of all frames; a stream is reset on the way."""
+    for number, picture in enumerate(frames):
+        ours, theirs = dm(picture), reference(picture)
+        if number == 9:
+            deltafx.reset(dm, streams=[1])
+            deltafx.reset(reference, streams=[1])
+        assert relative_error(list(ours), list(theirs)) < 1e-3
+        for path, mask in masks(dm).items():  # a pixel just at its threshold may fall on either side
+            different = (mask != masks(reference)[path]).float().mean()
+            assert different <= 0.01, f"frame {number}, {path}: {different:.1%} of the mask"

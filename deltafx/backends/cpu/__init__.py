@@ -11,17 +11,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from deltafx import _cpu
+from deltafx.backends.compiled import CompiledBackend
 from deltafx.backends.cpu import convolution, fake, moving
 from deltafx.backends.cpu.entering import InputKernel
 from deltafx.backends.cpu.fallback import Fallback
 from deltafx.backends.cpu.kernel import CompiledKernel
-from deltafx.backends.families import VIEWS, check_delta_form, recipe_of
-from deltafx.backends.matrix import NoKernel
 from deltafx.backends.recipe import Flags, Product, Recipe
-from deltafx.backends.reference import ReferenceKernel
 from deltafx.errors import ConvertError
-from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
-from deltafx.ops import Concat
+from deltafx.node import DeltaNode, DenseToDelta
 
 if TYPE_CHECKING:
     from deltafx.plan import Plan
@@ -31,11 +28,10 @@ __all__ = ["CpuBackend", "fake"]
 
 
 @dataclass(frozen=True)
-class CpuBackend:
+class CpuBackend(CompiledBackend):
     """Chooses the kernels."""
 
     name: ClassVar[str] = "cpu"
-    pixel_major: ClassVar[bool] = True
     compiled: ClassVar[Any] = _cpu
     isa: str  # one of `_cpu.instruction_sets`
     dense_switch: bool
@@ -47,30 +43,20 @@ class CpuBackend:
             raise ConvertError(f"option 'isa': this processor has no {isa}; it has {', '.join(known)}.")
         return cls(isa or known[0], dense_switch)
 
-    def bind(self, node: Any, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
-        if isinstance(node, DeltaToDense):
-            return ReferenceKernel()
-        try:
-            if plan.stale.device.type != "cpu":
-                raise NoKernel(f"it is on {plan.stale.device}")
-            if node.payload != "value":
-                raise NoKernel("the difference payload has no compiled kernels")
-            if isinstance(node, DenseToDelta):
-                return InputKernel(node, state, plan, self.isa)
-            return self.compile(node, state, inputs, plan)
-        except NoKernel as reason:
-            return Fallback(node, state, inputs, str(reason))
-
-    def compile(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
-        """The compiled kernel of a node, or NoKernel."""
-        check_delta_form(node, state)
-        flags = Flags(state, plan)
-        alone = len(node.stages) == 1
-        if alone and isinstance(node.head, VIEWS):
-            return moving.view(node, state, inputs, plan, flags)
-        if alone and isinstance(node.head, Concat):
-            return moving.concat(node, state, inputs, plan, flags, self.isa)
-        return CompiledKernel(node, state, recipe_of(node, state, inputs, self), plan, flags, self)
-
     def product(self, product: Product) -> Recipe:
         return convolution.product(product, self.isa)
+
+    def input_kernel(self, node: DenseToDelta, state: NodeState, plan: Plan) -> InputKernel:
+        return InputKernel(node, state, plan, self.isa)
+
+    def view(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan, flags: Flags) -> Any:
+        return moving.view(node, state, inputs, plan, flags)
+
+    def concat(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan, flags: Flags) -> Any:
+        return moving.concat(node, state, inputs, plan, flags, self.isa)
+
+    def kernel(self, node: DeltaNode, state: NodeState, recipe: Recipe, plan: Plan, flags: Flags) -> CompiledKernel:
+        return CompiledKernel(node, state, recipe, plan, flags, self)
+
+    def fallback(self, node: Any, state: NodeState, inputs: Sequence[Any], note: str) -> Fallback:
+        return Fallback(node, state, inputs, note)

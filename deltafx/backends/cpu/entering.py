@@ -1,46 +1,23 @@
-"""dense_to_delta: a frame of images is compared, gated and taken over by one operator call."""
+"""dense_to_delta on the CPU."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
+from deltafx.backends import entering
 from deltafx.backends.cpu.kernel import operators
-from deltafx.backends.matrix import DTYPES, NoKernel, matrix_of
-from deltafx.state import Leaf, NodeState
+from deltafx.backends.matrix import matrix_of
+from deltafx.state import NodeState
 
 if TYPE_CHECKING:
     from deltafx.node import DenseToDelta
     from deltafx.plan import Plan
 
 
-class InputKernel:
-    """Runs an input node whose frame is one tensor of images, `[N, C, H, W]`."""
-
-    name = "dense_to_delta"
-    note = None
-    exact = True
+class InputKernel(entering.InputKernel):
+    backend = "cpu"
+    operators = operators
 
     def __init__(self, node: DenseToDelta, state: NodeState, plan: Plan, isa: str):
-        leaf = state.nest
-        if not isinstance(leaf, Leaf) or len(leaf.shape) != 4 or leaf.dtype not in DTYPES["cpu"]:
-            raise NoKernel("its frame is not one tensor of images in float32 or bfloat16")
-        if not plan.has_streams(leaf.shape) or leaf.pixel != (leaf.shape[0], 1, *leaf.shape[2:]):
-            raise NoKernel("its frame has no streams")
-        self.leaf = leaf
-        self.levels = None if node.preprocess is None else node.levels.detach().float().contiguous()
-        self.swaps = node.preprocess is not None and node.preprocess.swap_channels
-        raw = None if leaf.raw is None else leaf.raw.permute(0, 2, 3, 1)  # [N, H, W, C], as it lies
-        self.ending = (isa, raw, matrix_of(leaf), leaf.mask, leaf.tally)
-
-    def run_input(self, node: DenseToDelta, state: NodeState, frame: Tensor, plan: Plan) -> Any:
-        gate, leaf = node.gate, self.leaf
-        gated: tuple[bool, float, int, int] = (False, 0.0, 1, 0)
-        if gate is not None:
-            threshold = gate.threshold * plan.grey_level(node.path, gate, frame)
-            gated = (True, threshold, gate.window, gate.dilation)
-        forced, known = plan.forced(leaf.mask), plan.known_changes(node, leaf, frame)
-        mask = known if forced is None else forced
-        operators.dense_to_delta.default(frame, *gated, self.levels, self.swaps, mask, state.rows, *self.ending)
-        return state.deltas
+        super().__init__(node, state, plan)
+        self.ending = (isa, self.raw, matrix_of(self.leaf), self.leaf.mask, self.leaf.tally)

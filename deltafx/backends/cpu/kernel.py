@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deltafx import _cpu
+from deltafx.backends.compiled import decision
 from deltafx.backends.matrix import matrix
 from deltafx.backends.recipe import Flags, Recipe
 from deltafx.backends.window import Window
@@ -87,12 +88,7 @@ class CompiledKernel:
 
     def compute(self, count: int, refresh: Tensor, state: NodeState, plan: Plan) -> None:
         leaf = self.leaf
-        forced, threshold, max_norm = None, 0.0, False
-        if self.truncation is not None:
-            forced = plan.forced(leaf.mask)
-            threshold = plan.threshold(state, leaf, self.truncation) or 0.0
-            max_norm = self.truncation.norm == "max"
-        leaf.threshold = threshold or None
+        forced, threshold, max_norm = decision(self.truncation, state, leaf, plan)
         steps = (*self.steps, forced, refresh, threshold, max_norm, *self.ending)
         if self.dense is not None and count > self.dense_from:
             operators.copy.default(self.dense(), self.pixels, count, *steps)

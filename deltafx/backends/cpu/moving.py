@@ -8,33 +8,24 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from deltafx.backends import views
 from deltafx.backends.cpu.kernel import Collector, Scratch, operators
 from deltafx.backends.matrix import matrix, matrix_of
 from deltafx.backends.recipe import Flags
 from deltafx.backends.views import joined, viewed
-from deltafx.backends.window import same_pixels
-from deltafx.state import Leaf, NodeState
+from deltafx.state import NodeState
 
 if TYPE_CHECKING:
     from deltafx.node import DeltaNode
     from deltafx.plan import Plan
 
 
-class MovingKernel:
-    """Runs a node whose output pixels are its input pixels, in their order."""
+class MovingKernel(views.MovingKernel):
+    scratch = Scratch
+    collector = Collector
 
-    note = None
-    exact = True
-
-    def __init__(self, name: str, state: NodeState, sources: Sequence[Leaf], plan: Plan, flags: Flags):
-        self.name = name
-        self.flags = flags
-        self.collectors = []
-        for leaf in state.leaves:
-            scratch = Scratch.of(plan, leaf.pixels)
-            window = same_pixels(leaf.pixels // leaf.pixel[0])
-            self.collectors.append(Collector([(x, "same") for x in sources], window, leaf, scratch, moves=True))
-        self.pixels = scratch.pixels
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.copies: list[tuple[Tensor, tuple]] = []
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
@@ -43,7 +34,9 @@ class MovingKernel:
             count = collect(refresh)
             if count:
                 for source, target in self.copies:
-                    operators.copy.default(source, self.pixels, count, [], [], [], None, refresh, 0.0, False, *target)
+                    operators.copy.default(
+                        source, self.listed.pixels, count, [], [], [], None, refresh, 0.0, False, *target
+                    )
         return state.deltas
 
 

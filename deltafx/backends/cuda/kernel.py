@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from deltafx import _cuda
+from deltafx.backends.compiled import decision
 from deltafx.backends.matrix import NoKernel, matrix
 from deltafx.backends.recipe import Flags, Recipe
 from deltafx.backends.window import Window
@@ -128,12 +129,7 @@ class CompiledKernel:
         refresh = self.flags.of(state)
         self.collect(refresh)
         leaf = self.leaf
-        forced, threshold, max_norm = None, 0.0, False
-        if self.truncation is not None:
-            forced = plan.forced(leaf.mask)
-            threshold = plan.threshold(state, leaf, self.truncation) or 0.0
-            max_norm = self.truncation.norm == "max"
-        leaf.threshold = threshold or None
+        forced, threshold, max_norm = decision(self.truncation, state, leaf, plan)
         if self.whole is not None:
             self.arguments = (*self.arguments[:-1], self.whole.matrix(self.out))
             self.whole = None

@@ -7,42 +7,34 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from deltafx.backends import views
 from deltafx.backends.cuda.kernel import WIDEST_PIXEL, Collector, Scratch, operators
 from deltafx.backends.matrix import NoKernel, matrix, matrix_of
 from deltafx.backends.recipe import Flags
 from deltafx.backends.views import joined, viewed
-from deltafx.backends.window import same_pixels
-from deltafx.state import Leaf, NodeState
+from deltafx.state import NodeState
 
 if TYPE_CHECKING:
     from deltafx.node import DeltaNode
     from deltafx.plan import Plan
 
 
-class MovingKernel:
-    """Runs a node whose output pixels are its input pixels, in their order."""
-
-    note = None
+class MovingKernel(views.MovingKernel):
     captured = True  # in a CUDA graph: it neither waits nor allocates
-    exact = True
+    scratch = Scratch
+    collector = Collector
 
-    def __init__(self, name: str, state: NodeState, sources: Sequence[Leaf], plan: Plan, flags: Flags):
-        self.name = name
-        self.flags = flags
-        self.collectors = []
-        for leaf in state.leaves:
-            scratch = Scratch.of(plan, leaf.pixels)
-            window = same_pixels(leaf.pixels // leaf.pixel[0])
-            self.collectors.append(Collector([(x, "same") for x in sources], window, leaf, scratch, moves=True))
-        self.listed: tuple[Any, ...] = (scratch.pixels, scratch.claims, scratch.count, [], [], [], None)
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
         self.copies: list[tuple[Tensor, Tensor]] = []
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         refresh = self.flags.of(state)
         for collect in self.collectors:
             collect(refresh)
+        pixels = (self.listed.pixels, self.listed.claims, self.listed.count)
         for source, target in self.copies:
-            operators.copy.default(source, *self.listed, refresh, 0.0, False, target, None, None)
+            operators.copy.default(source, *pixels, [], [], [], None, refresh, 0.0, False, target, None, None)
         return state.deltas
 
 

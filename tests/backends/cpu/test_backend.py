@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 import deltafx
 from deltafx.measure import relative_error
 from deltafx.testing import blobs, clip, force_masks
-from tests.backends.network import masks, network, pictures, states
+from tests.backends.network import SETTINGS, assert_decides_alike, masks, network, pictures, states
 from tests.small import frame, input_rate, small, touched, was_full
 
 _cpu = pytest.importorskip("deltafx._cpu")
@@ -23,34 +23,13 @@ from deltafx.backends.matrix import to_matrix  # noqa: E402
 # The reference's semantics
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"threshold": 0.1},
-        {"threshold": 0.2, "norm": "max"},
-        {"threshold": deltafx.absolute(0.3)},
-        {"mode": "balanced"},
-        {"mode": "fast"},
-        {"input_gate": deltafx.InputGate(20)},
-        {"input_gate": deltafx.InputGate(9, window=3, dilation=2, grey_level=0.02), "refresh_every": 5},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_it_decides_as_the_reference_does(settings: dict[str, Any]) -> None:
     model = network()
     options = {"check": True, "dense_switch": False}
     dm = deltafx.convert(model, backend="cpu", options=options, **settings)
     reference = deltafx.convert(model, backend="reference", **settings)
-    for number, picture in enumerate(pictures(18)):
-        ours, theirs = dm(picture), reference(picture)
-        if number == 9:
-            deltafx.reset(dm, streams=[1])
-            deltafx.reset(reference, streams=[1])
-        assert relative_error(list(ours), list(theirs)) < 1e-3
-        for path, mask in masks(dm).items():  # a pixel just at its threshold may fall on either side
-            different = (mask != masks(reference)[path]).float().mean()
-            assert different <= 0.01, f"frame {number}, {path}: {different:.1%} of the mask"
+    assert_decides_alike(dm, reference, pictures(18))
 
 
 def test_forced_masks_count_the_same_work() -> None:

@@ -13,23 +13,13 @@ import deltafx
 from deltafx.backends import unavailable
 from deltafx.measure import relative_error, tensors_of
 from deltafx.testing import blobs, clip, force_masks
-from tests.backends.network import masks, network, pictures, states
+from tests.backends.network import SETTINGS, assert_decides_alike, network, pictures, states
 
 if unavailable("cuda"):
     pytest.skip(f"CUDA backend: {unavailable('cuda')}", allow_module_level=True)
 
 pytestmark = pytest.mark.cuda
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SETTINGS: list[dict[str, Any]] = [
-    {},
-    {"threshold": 0.1},
-    {"threshold": 0.2, "norm": "max"},
-    {"threshold": deltafx.absolute(0.3)},
-    {"mode": "balanced"},
-    {"mode": "fast"},
-    {"input_gate": deltafx.InputGate(20)},
-    {"input_gate": deltafx.InputGate(9, window=3, dilation=2, grey_level=0.02), "refresh_every": 5},
-]
 
 
 @pytest.fixture(autouse=True)
@@ -51,15 +41,7 @@ def test_it_decides_as_the_reference_does(settings: dict[str, Any]) -> None:
     model = on_device(network())
     dm = deltafx.convert(model, backend="cuda", options={"check": True}, **settings)
     reference = deltafx.convert(model, backend="reference", **settings)
-    for number, picture in enumerate(frames(18)):
-        ours, theirs = dm(picture), reference(picture)
-        if number == 9:
-            deltafx.reset(dm, streams=[1])
-            deltafx.reset(reference, streams=[1])
-        assert relative_error(list(ours), list(theirs)) < 1e-3
-        for path, mask in masks(dm).items():  # a pixel just at its threshold may fall on either side
-            different = (mask != masks(reference)[path]).float().mean()
-            assert different <= 0.01, f"frame {number}, {path}: {different:.1%} of the mask"
+    assert_decides_alike(dm, reference, frames(18))
     assert not [node for node in deltafx.report(dm).nodes if node.note or node.kernel == "dense"]
 
 
