@@ -1,4 +1,4 @@
-"""`deltafx.convert`: the whole compiler on one page."""
+"""`deltafx.convert`: a model is captured, whole or by parts, and its graphs are compiled (`deltafx.compile`)."""
 
 from __future__ import annotations
 
