@@ -6,5 +6,10 @@ operands: dict[str, int]
 relations: dict[str, int]
 max_sources: int
 max_steps: int
+own_sources: int
+most_units: int
 
-def scan_blocks(pixels: int) -> int: ...
+def grid(streams: int, plane: int, columns: int) -> int: ...
+def finds_by_itself(
+    streams: int, plane: int, columns: int, windowed: bool, rows: list[int], across: list[int]
+) -> bool: ...

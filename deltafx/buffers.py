@@ -87,7 +87,7 @@ class BindBuffers(GraphWalk):
             if target:
                 leaf.value = self.part(target, target.args.index(n), leaf.shape)
             else:
-                leaf.value = leaf.allocate(self.leaf_module(n).backend.pixel_major)
+                leaf.value, leaf.own = leaf.allocate(), True
         return leaf.value
 
     def part(self, concat: fx.Node, index: int, shape: torch.Size) -> Tensor:

@@ -25,8 +25,8 @@ from deltafx.truncation import Truncation, root_mean_square
 class Plan:
     """Buffers and facts for frames of one shape, and what is known of the frame that is running.
 
-    `stale` flags, on the device, the streams that the next frame must refresh. A frame sets all flags when it starts
-    and clears them when it ends, so that whatever interrupts it leaves them set.
+    `stale` flags, on the device, the streams that the next frame must refresh, and `rows` those that the running frame
+    refreshes. A frame that did not end leaves all of them stale. What the host knows of the flags is not written again.
     """
 
     def __init__(
@@ -47,6 +47,8 @@ class Plan:
         device = next((x.device for x in leaves if isinstance(x, Tensor)), torch.device("cpu"))
         self.stale = torch.ones(streams, dtype=torch.bool, device=device)
         self.rows = self.stale.clone()
+        self.stale_clear = self.rows_clear = False  # it is known that none is flagged
+        self.unfinished = False
         self.full = False  # the running frame is known on the host to refresh every stream
         self.full_next = True
         self.frame = 0
@@ -56,6 +58,7 @@ class Plan:
         self.arguments: list[Any] = []  # of the running frame
         self._pictured: bool | None = None
         self.non_finite = torch.zeros_like(self.stale)
+        self.differs = False  # whether a difference may have flagged `non_finite`
         self.forced_mask: Tensor | None = None
         self.checker: Checker | None = None
         self._given: Tensor | None = None  # what `forced_mask` was made of, and `_pooled` from it
@@ -79,16 +82,20 @@ class Plan:
     # -- the course of a frame ----------------------------------------------------------------------------------------
 
     def begin(self, leaves: list[Any], forced_mask: Tensor | None) -> None:
-        """Settle which streams this frame refreshes, and mark them all as unfinished."""
+        """Settle which streams this frame refreshes."""
         tensors = [x for x in leaves if isinstance(x, Tensor) and not self.has_streams(x.shape)]
+        if self.unfinished:
+            self.reset_streams()
         for kept, given in zip(self.shared, tensors, strict=True):
             self.stale |= ~(kept == given).all()
+            self.stale_clear = False
             kept.copy_(given)
         self.clock.time += 1
-        self.rows.copy_(self.stale)
-        self.stale.fill_(True)
+        if not (self.stale_clear and self.rows_clear):
+            self.rows.copy_(self.stale)
+            self.rows_clear = self.stale_clear
+        self.unfinished = True
         self.full, self.full_next = self.full_next, True
-        self.non_finite.fill_(False)
         self.arguments, self._pictured = leaves, None
         if forced_mask is not self._given:
             self._given = forced_mask
@@ -103,8 +110,14 @@ class Plan:
         """The frame ran to its end: only streams that met a non-finite difference stay to be refreshed."""
         if self.checker is not None:
             self.checker.finish(self)
-        self.stale.copy_(self.non_finite)
-        self.full_next = False
+        if self.differs:
+            self.stale.copy_(self.non_finite)
+            self.non_finite.fill_(False)
+            self.differs = self.stale_clear = False
+        elif not self.stale_clear:
+            self.stale.fill_(False)
+            self.stale_clear = True
+        self.unfinished = self.full_next = False
         self.arguments = []
         self.frame += 1
         self.counted_frames += 1
@@ -119,6 +132,7 @@ class Plan:
 
     def reset_streams(self, streams: list[int] | None = None) -> None:
         """Refresh some streams, or all, in the next frame."""
+        self.stale_clear = False
         if streams is None:
             self.stale.fill_(True)
             self.full_next = True
@@ -156,6 +170,7 @@ class Plan:
 
     def flag_non_finite(self, payload: Tensor, state: NodeState) -> None:
         """Refresh a stream in the next frame: a non-finite difference would stay in every accumulator."""
+        self.differs = True
         if state.aligned:
             self.non_finite |= ~payload.isfinite().reshape(self.streams, -1).all(1)
         else:

@@ -53,6 +53,8 @@ class Leaf:
     value: Tensor | None = None
     raw: Tensor | None = None  # of an input that is preprocessed: the frame behind `value`, uint8
     aliased: bool = False
+    own: bool = False  # `value` is a buffer that was allocated for it
+    alignment: int | None = None  # of the buffer's pixels, in bytes; None: it lies as the dense operator's result does
     threshold: float | None = None  # of the last frame, in units of the tensor; None: 0
 
     def __post_init__(self) -> None:
@@ -66,7 +68,8 @@ class Leaf:
 
     @property
     def bytes(self) -> int:
-        return self.shape.numel() * self.dtype.itemsize
+        """Of the buffer."""
+        return math.prod(self.layout()[1]) * self.dtype.itemsize
 
     @property
     def pixels(self) -> int:
@@ -77,19 +80,32 @@ class Leaf:
         """What a node with `value` payload sends: always the same tensors."""
         return Delta(self.mask, value=self.value)
 
-    def allocate(self, pixel_major: bool) -> Tensor:
-        """A buffer whose dimensions lie in the order in which the dense operator laid out its result.
+    def layout(self) -> tuple[list[int], list[int]]:
+        """The order in which the dimensions lie in memory, and how long the buffer is in each.
 
-        Or, `pixel_major`, first those that tell pixels apart and then the channels, so that a pixel lies in one piece.
+        They lie as the dense operator laid out its result. Or, with `alignment`, first those that tell pixels apart and
+        then the channels, so that a pixel lies in one piece; that is filled up where it would be odd, as 3 channels are.
         """
         order = sorted(range(len(self.shape)), key=lambda d: (-self.stride[d], d))
-        if pixel_major and len(self.pixel) == len(self.shape):
-            order = sorted(range(len(self.shape)), key=lambda d: (self.pixel[d] == 1 and self.shape[d] != 1, d))
+        if self.alignment is None or len(self.pixel) != len(self.shape):
+            return order, [self.shape[d] for d in order]
+        order.sort(key=lambda d: (self.pixel[d] == 1 and self.shape[d] != 1, d))
         sizes = [self.shape[d] for d in order]
+        channels = [d for d in order if self.pixel[d] == 1 and self.shape[d] != 1]
+        if len(channels) == 1 and sizes[-1] > 2 and self.quantizer is None:
+            unit = max(1, self.alignment // self.dtype.itemsize)
+            sizes[-1] += -sizes[-1] % unit
+        return order, sizes
+
+    def allocate(self) -> Tensor:
+        """A buffer of zeros."""
+        order, sizes = self.layout()
         if self.quantizer is not None:
             dense = torch.quantize_per_tensor(torch.zeros(sizes, device=self.device), *self.quantizer, self.dtype)
         else:
             dense = torch.zeros(sizes, dtype=self.dtype, device=self.device)
+        if sizes and sizes[-1] != self.shape[order[-1]]:
+            dense = dense.narrow(-1, 0, self.shape[order[-1]])
         return dense.permute([order.index(d) for d in range(len(order))])
 
     def allocate_mask(self) -> None:

@@ -72,7 +72,7 @@ class DenseRun(GraphWalk):
         if module is not None and module.path in self.plan.nodes:
             state = self.plan.nodes[module.path]
             state.macs = macs
-            if module.backend.pixel_major:
+            if module.backend.alignment is not None:
                 result = as_buffers(state, result)
         return result
 
@@ -85,7 +85,7 @@ class DenseRun(GraphWalk):
         return [self.travels[a] if isinstance(a, fx.Node) else a for a in node.args]
 
     def note_input(self, n: fx.Node, module: DenseToDelta, frame: Any) -> Any:
-        state = NodeState(module.path, pytree.tree_map_only(Tensor, new_leaf, frame), self.aligned[n])
+        state = NodeState(module.path, new_leaves(module, frame), self.aligned[n])
         self.plan.nodes[module.path] = state
         self.plan.inputs.append(state)
 
@@ -126,7 +126,7 @@ class DenseRun(GraphWalk):
                 f"{node.path}: {node.operator} turns the frame into {type(result).__name__}, not a tensor; what "
                 f"follows cannot know when it changes. Keep it a tensor (no .item(), .tolist(), int() or float())."
             )
-        state = NodeState(node.path, pytree.tree_map_only(Tensor, new_leaf, result), self.aligned[n], random=random)
+        state = NodeState(node.path, new_leaves(node, result), self.aligned[n], random=random)
         state.operands = [x.shape for x in tensors_in(inputs)]
         self.plan.nodes[node.path] = state
         self.examine(node, inputs, travelling, result, state)
@@ -219,12 +219,18 @@ def as_buffers(state: NodeState, result: Any) -> Any:
     for index, piece in enumerate(pieces):
         leaf = next(leaves, None) if isinstance(piece, Tensor) else None
         if leaf is not None and not leaf.aliased:
-            pieces[index] = leaf.allocate(pixel_major=True).copy_(piece)
+            pieces[index] = leaf.allocate().copy_(piece)
     return pytree.tree_unflatten(pieces, spec)
 
 
-def new_leaf(tensor: Tensor) -> Leaf:
-    return Leaf(tensor.shape, tensor.dtype, tensor.device, tensor.stride(), quantizer=quantizer_of(tensor))
+def new_leaves(node: DeltaNode | DenseToDelta, result: Any) -> Any:
+    """A node's output with a Leaf for each tensor."""
+
+    def new_leaf(x: Tensor) -> Leaf:
+        alignment = node.backend.alignment
+        return Leaf(x.shape, x.dtype, x.device, x.stride(), quantizer=quantizer_of(x), alignment=alignment)
+
+    return pytree.tree_map_only(Tensor, new_leaf, result)
 
 
 def note_pixels(state: NodeState, sent: Any) -> None:

@@ -6,6 +6,8 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <array>
 #include <string>
 #include <vector>
 
@@ -75,41 +77,74 @@ void on_device_of(const Tensor& x, F f) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-void collect_op(at::TensorList masks, at::TensorList tallies, at::IntArrayRef relations, const Tensor& rows,
-                const Tensor& columns, int64_t in_rows, int64_t in_columns, const Tensor& refresh, bool passes_on,
-                Tensor pixels, Tensor claims, Tensor count, Tensor scan, Tensor mask, Tensor tally) {
-  TORCH_CHECK_VALUE(masks.size() == relations.size() && masks.size() == tallies.size(),
-                    "collect: a relation and a tally are needed for each mask");
-  TORCH_CHECK_VALUE(masks.size() <= kMaxSources, "collect: at most ", kMaxSources, " masks; got ", masks.size());
-  Collect job{};
-  job.streams = static_cast<int32_t>(refresh.numel());
-  job.window = window_of(rows, columns, in_rows, in_columns);
-  const int64_t plane = int64_t{job.window.out_rows} * job.window.out_columns, all = job.streams * plane;
-  const int64_t inputs = in_rows * in_columns;
+// The pixels of each stream and of each row of the grid, then for both axes of the window stride, offset, dilation, taps and
+// input size, as Axis has them.
+using RuleSizes = std::array<int32_t, 12>;
+
+RuleSizes rule_sizes(at::IntArrayRef numbers) {
+  RuleSizes sizes;
+  TORCH_CHECK_VALUE(numbers.size() == sizes.size(), "rule: ", sizes.size(), " numbers are needed; got ", numbers.size());
+  std::copy(numbers.begin(), numbers.end(), sizes.begin());
+  return sizes;
+}
+
+template <int N>
+Rule<N> rule_of(at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef numbers, const Tensor& refresh) {
+  TORCH_CHECK_VALUE(masks.size() == relations.size(), "rule: a relation is needed for each mask");
+  TORCH_CHECK_VALUE(masks.size() <= N, "rule: at most ", N, " masks; got ", masks.size());
+  const RuleSizes s = rule_sizes(numbers);
+  Rule<N> rule{};
+  rule.grid = grid_of(static_cast<int>(refresh.numel()), s[0], s[1]);
+  TORCH_CHECK_VALUE(rule.grid.units() <= kMostUnits, "rule: at most ", kMostUnits, " units of pixels");
+  rule.row_axis = {s[2], s[3], s[4], s[5], s[6]};
+  rule.column_axis = {s[7], s[8], s[9], s[10], s[11]};
+  rule.in_words = divisor(std::max(1, (rule.column_axis.in + 31) / 32));
+  rule.refresh = refreshing(refresh);
+  rule.source_count = static_cast<int32_t>(masks.size());
   for (size_t i = 0; i < masks.size(); ++i) {
     const auto relation = static_cast<Relation>(relations[i]);
-    TORCH_CHECK_VALUE(relation != Relation::whole || plane == 1, "collect: a whole stream gives one pixel");
-    const int64_t each = relation == Relation::same ? plane : relation == Relation::per_stream ? 1 : inputs;
-    job.sources[i] = {data<uint8_t>(masks[i], at::kByte, job.streams * each, "masks"),
-                      data<int64_t>(tallies[i], at::kLong, kTallySize, "tallies"), relation, static_cast<int32_t>(each)};
+    TORCH_CHECK_VALUE(relation != Relation::whole || s[0] == 1, "rule: a whole stream gives one pixel");
+    const int64_t each = relation == Relation::same         ? s[0]
+                         : relation == Relation::per_stream ? 1
+                                                            : int64_t{rule.row_axis.in} * rule.column_axis.in;
+    const auto* mask = data<uint8_t>(masks[i], at::kByte, refresh.numel() * each, "masks");
+    const int64_t row = relation == Relation::same ? rule.grid.columns : rule.column_axis.in;
+    int32_t alignment = 16;
+    while (alignment > 1 && (reinterpret_cast<uintptr_t>(mask) % alignment || each % alignment || row % alignment))
+      alignment /= alignment == 4 ? 4 : 2;
+    rule.sources[i] = {mask, relation, static_cast<int32_t>(each), alignment};
   }
-  job.source_count = static_cast<int32_t>(masks.size());
-  job.refresh = refreshing(refresh);
-  job.passes_on = passes_on;
-  job.pixels = data<int32_t>(pixels, at::kInt, all, "pixels");
-  job.claims = data<int32_t>(claims, at::kInt, all, "claims");
-  job.count = data<int32_t>(count, at::kInt, 1, "count");
-  job.mask = data<uint8_t>(mask, at::kByte, all, "mask");
+  return rule;
+}
+
+void collect_op(at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule, const Tensor& rows,
+                const Tensor& columns, int64_t in_rows, int64_t in_columns, const Tensor& refresh, Tensor pixels,
+                Tensor found, std::optional<Tensor> mask, std::optional<Tensor> tally) {
+  Collect job{};
+  job.rule = rule_of<kMaxSources>(masks, relations, rule, refresh);
+  job.window = window_of(rows, columns, in_rows, in_columns);
+  const Grid& grid = job.rule.grid;
+  job.pixels = data<int32_t>(pixels, at::kInt, int64_t{grid.streams} * grid.plane.by, "pixels");
+  job.found = data<int32_t>(found, at::kInt, grid.units(), "found");
+  TORCH_CHECK_VALUE(mask.has_value() == tally.has_value(), "mask: it comes with a tally");
+  job.mask = data<uint8_t>(mask, at::kByte, int64_t{grid.streams} * grid.plane.by, "mask");
   job.tally = data<int64_t>(tally, at::kLong, kTallySize, "tally");
-  job.scan = reinterpret_cast<uint64_t*>(data<int64_t>(scan, at::kLong, 2 + scan_blocks(all), "scan"));
-  on_device_of(mask, [&](cudaStream_t stream) { return collect(job, stream); });
+  on_device_of(pixels, [&](cudaStream_t stream) { return collect(job, stream); });
+}
+
+void clear_op(const Tensor& pieces) {
+  static_assert(sizeof(Piece) == 2 * sizeof(int64_t));
+  const auto* piece = reinterpret_cast<const Piece*>(data<int64_t>(pieces, at::kLong, pieces.numel(), "pieces"));
+  on_device_of(pieces, [&](cudaStream_t stream) { return clear(piece, pieces.numel() / 2, stream); });
 }
 
 // What every kernel that ends with a commit is given.
 struct Ending {
-  const Tensor& pixels;
-  const Tensor& claims;
-  const Tensor& count;
+  at::TensorList masks;
+  at::IntArrayRef relations;
+  at::IntArrayRef rule;
+  const std::optional<Tensor>& pixels;
+  const std::optional<Tensor>& found;
   at::TensorList operands;
   at::IntArrayRef steps;         // code and kind of each step
   at::ArrayRef<double> numbers;  // a and b of each step
@@ -143,7 +178,9 @@ void add_steps(const Ending& e, int64_t all, int64_t streams, Commit& commit) {
                         "] is needed; got ", tensor.sizes());
       step.operand = m.data, step.pitch = m.pitch, step.packed = m.packed;
     }
-    commit.steps[commit.step_count++] = step;
+    const bool is_bias = i == 0 && step.kind == Operand::per_channel && step.code == Code::add && step.a == 1.0f;
+    if (is_bias) commit.bias = static_cast<const float*>(step.operand);
+    else commit.steps[commit.step_count++] = step;
   }
 }
 
@@ -151,8 +188,22 @@ Job job_of(const Ending& e) {
   const int64_t all = e.out.size(0), streams = e.refresh.numel();
   TORCH_CHECK_VALUE(streams > 0 && all % streams == 0, "out: ", all, " pixels for ", streams, " streams");
   TORCH_CHECK_VALUE(e.mask.has_value() == e.tally.has_value(), "mask: it comes with a tally");
-  Job job{data<int32_t>(e.pixels, at::kInt, all, "pixels"), data<int32_t>(e.count, at::kInt, 1, "count"),
-          static_cast<int32_t>(all), {}};
+  Job job{};
+  job.capacity = static_cast<int32_t>(all);
+  Candidates& candidates = job.candidates;
+  TORCH_CHECK_VALUE(e.pixels.has_value() == e.found.has_value(), "pixels: they come with what was found");
+  // Who is told the pixels needs no more than the grid.
+  candidates.rule = e.pixels ? rule_of<kOwnSources>({}, {}, e.rule, e.refresh)
+                             : rule_of<kOwnSources>(e.masks, e.relations, e.rule, e.refresh);
+  const Grid& grid = candidates.rule.grid;
+  TORCH_CHECK_VALUE(int64_t{grid.streams} * grid.plane.by == all, "out: ", all, " pixels; the rule is for ",
+                    grid.plane.by, " in each stream");
+  const bool windowed = std::find(e.relations.begin(), e.relations.end(), static_cast<int64_t>(Relation::window)) !=
+                        e.relations.end();
+  TORCH_CHECK_VALUE(e.pixels || finds_by_itself(grid, windowed, candidates.rule.row_axis, candidates.rule.column_axis),
+                    "pixels: these must be collected first");
+  candidates.pixels = data<int32_t>(e.pixels, at::kInt, all, "pixels");
+  candidates.found = data<int32_t>(e.found, at::kInt, grid.units(), "found");
   Commit& commit = job.commit;
   commit.out = matrix(e.out, "out");
   add_steps(e, all, streams, commit);
@@ -165,27 +216,32 @@ Job job_of(const Ending& e) {
   commit.mask = data<uint8_t>(e.mask, at::kByte, all, "mask");
   commit.forced = data<uint8_t>(e.forced, at::kByte, all, "forced");
   commit.refresh = refreshing(e.refresh);
-  commit.pixels_per_stream = static_cast<int32_t>(all / streams);
   commit.tally = data<int64_t>(e.tally, at::kLong, kTallySize, "tally");
   return job;
 }
 
 void convolve_op(const Tensor& x, const Tensor& weight, int64_t groups, const Tensor& rows, const Tensor& columns,
-                 int64_t in_rows, int64_t in_columns, bool exact, std::optional<Tensor> whole, const Tensor& pixels,
-                 Tensor claims, const Tensor& count, at::TensorList operands, at::IntArrayRef steps,
+                 int64_t in_rows, int64_t in_columns, bool exact, std::optional<Tensor> whole, at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
+               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands, at::IntArrayRef steps,
                  at::ArrayRef<double> numbers, const std::optional<Tensor>& forced, const Tensor& refresh,
                  double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask, std::optional<Tensor> tally) {
-  Job job = job_of({pixels, claims, count, operands, steps, numbers, forced, refresh, threshold, max_norm, out, mask, tally});
+  Job job = job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
+                          mask, tally});
   const int64_t in = x.size(1) / groups, of_group = out.size(1) / groups, step = 128 / x.element_size();
-  Conv conv{matrix(x, "x"), window_of(rows, columns, in_rows, in_columns), nullptr, static_cast<int32_t>(groups),
-            static_cast<int32_t>(in), static_cast<int32_t>(of_group), 0, exact};
-  const int64_t depth = (rows.size(1) * columns.size(1) * in + step - 1) / step * step;
-  conv.depth = static_cast<int32_t>(depth);
-  conv.weight = data<void>(weight, x.scalar_type(), out.size(1) * depth, "weight");
+  const int64_t depth = (rows.size(1) * columns.size(1) * in + step - 1) / step;
+  Conv conv{};
+  conv.x = matrix(x, "x");
+  conv.window = window_of(rows, columns, in_rows, in_columns);
+  conv.row_axis = job.candidates.rule.row_axis, conv.column_axis = job.candidates.rule.column_axis;
+  conv.out_columns = divisor(conv.window.out_columns);
+  conv.weight = data<void>(weight, x.scalar_type(), groups * ((of_group + 63) / 64) * depth * 64 * step, "weight");
+  conv.groups = static_cast<int32_t>(groups), conv.in_per_group = static_cast<int32_t>(in);
+  conv.out_per_group = static_cast<int32_t>(of_group), conv.steps = static_cast<int32_t>(depth);
+  conv.by_channels = in % step == 0, conv.exact = exact;
   TORCH_CHECK_TYPE(conv.x.dtype == job.commit.out.dtype, "convolve: ", x.scalar_type(), " into ", out.scalar_type());
   TORCH_CHECK_TYPE(!exact || conv.x.dtype == Dtype::float32, "convolve: exact is a way to multiply float32");
   const bool split = groups > 1 || convolve_width(conv, job.capacity) < out.size(1);
-  if (split) job.commit.claims = data<int32_t>(claims, at::kInt, job.capacity, "claims");
+  job.commit.shared = split;
   if (!split || job.commit.decision != Decision::norm)
     return on_device_of(out, [&](cudaStream_t stream) { return convolve(conv, job, stream); });
 
@@ -196,7 +252,8 @@ void convolve_op(const Tensor& x, const Tensor& weight, int64_t groups, const Te
   first.commit.decision = Decision::always;
   first.commit.mask = nullptr;
   first.commit.out = matrix(*whole, "whole");
-  job.commit.claims = nullptr;
+  job.commit.shared = false;
+  job.commit.bias = nullptr;
   job.commit.step_count = 0;
   on_device_of(out, [&](cudaStream_t stream) {
     const cudaError_t error = convolve(conv, first, stream);
@@ -205,12 +262,14 @@ void convolve_op(const Tensor& x, const Tensor& weight, int64_t groups, const Te
 }
 
 void depthwise_op(const Tensor& x, const Tensor& weight, const Tensor& rows, const Tensor& columns, int64_t in_rows,
-                  int64_t in_columns, const Tensor& pixels, Tensor claims, const Tensor& count, at::TensorList operands,
+                  int64_t in_columns, at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
+               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
                   at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
                   const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
                   std::optional<Tensor> tally) {
   const Job job =
-      job_of({pixels, claims, count, operands, steps, numbers, forced, refresh, threshold, max_norm, out, mask, tally});
+      job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
+                          mask, tally});
   const Window window = window_of(rows, columns, in_rows, in_columns);
   TORCH_CHECK_VALUE(weight.dim() == 3 && weight.size(2) == out.size(1) && weight.size(1) > 0 &&
                         x.size(1) % weight.size(1) == 0 && out.size(1) % (x.size(1) / weight.size(1)) == 0,
@@ -225,12 +284,14 @@ void depthwise_op(const Tensor& x, const Tensor& weight, const Tensor& rows, con
 
 void pool_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,
              const std::optional<Tensor>& column_share, const Tensor& rows, const Tensor& columns, int64_t in_rows,
-             int64_t in_columns, const Tensor& pixels, Tensor claims, const Tensor& count, at::TensorList operands,
+             int64_t in_columns, at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
+               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
              at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
              const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
              std::optional<Tensor> tally) {
   const Job job =
-      job_of({pixels, claims, count, operands, steps, numbers, forced, refresh, threshold, max_norm, out, mask, tally});
+      job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
+                          mask, tally});
   TORCH_CHECK_VALUE(maximum || (row_share && column_share), "pool: a mean needs the shares of its taps");
   TORCH_CHECK_VALUE(x.size(1) == out.size(1), "pool: ", x.size(1), " channels in, ", out.size(1), " out");
   const Pool pool{matrix(x, "x"), window_of(rows, columns, in_rows, in_columns), maximum,
@@ -239,25 +300,29 @@ void pool_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row_sha
   on_device_of(out, [&](cudaStream_t stream) { return cuda::pool(pool, job, stream); });
 }
 
-void copy_op(const Tensor& x, const Tensor& pixels, Tensor claims, const Tensor& count, at::TensorList operands,
+void copy_op(const Tensor& x, at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
+               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
              at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
              const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
              std::optional<Tensor> tally) {
   TORCH_CHECK_VALUE(x.sizes() == out.sizes() && x.dtype() == out.dtype(), "copy: ", x.sizes(), " into ", out.sizes());
   const Job job =
-      job_of({pixels, claims, count, operands, steps, numbers, forced, refresh, threshold, max_norm, out, mask, tally});
+      job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
+                          mask, tally});
   on_device_of(out, [&](cudaStream_t stream) { return copy(matrix(x, "x"), job, stream); });
 }
 
 void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool maximum, double scale, Tensor partial,
-               const Tensor& pixels, Tensor claims, const Tensor& count, at::TensorList operands, at::IntArrayRef steps,
+               at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
+               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands, at::IntArrayRef steps,
                at::ArrayRef<double> numbers, const std::optional<Tensor>& forced, const Tensor& refresh,
                double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask, std::optional<Tensor> tally) {
   const int64_t streams = out.size(0);
   TORCH_CHECK_VALUE(x.size(0) % (streams * image_rows) == 0 && x.size(1) == out.size(1) && refresh.numel() == streams,
                     "reduce: ", x.sizes(), " into ", out.sizes());
   const Job job =
-      job_of({pixels, claims, count, operands, steps, numbers, forced, refresh, threshold, max_norm, out, mask, tally});
+      job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
+                          mask, tally});
   const Reduce reduce{matrix(x, "x"), data<uint8_t>(x_mask, at::kByte, x.size(0), "x_mask"), refreshing(refresh),
                       data<float>(partial, at::kFloat, streams * image_rows * x.size(1), "partial"),
                       static_cast<int32_t>(streams), static_cast<int32_t>(image_rows),
@@ -298,15 +363,15 @@ void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_
 }
 
 const char* const kEnding =
-    "Tensor pixels, Tensor(d!) claims, Tensor count, Tensor[] operands, int[] steps, float[] numbers, Tensor? forced, "
+    "Tensor[] masks, int[] relations, int[] rule, Tensor? pixels, Tensor? found, Tensor[] operands, int[] steps, float[] numbers, Tensor? forced, "
     "Tensor refresh, float threshold, bool max_norm, Tensor(a!) out, Tensor(b!)? mask, Tensor(c!)? tally) -> ()";
 const char* const kWindow = "Tensor rows, Tensor columns, int in_rows, int in_columns, ";
 
 TORCH_LIBRARY(deltafx_cuda, m) {
   const std::string ending = kEnding, window = kWindow;
-  m.def(("collect(Tensor[] masks, Tensor[] tallies, int[] relations, " + window +
-         "Tensor refresh, bool passes_on, Tensor(a!) pixels, Tensor(b!) claims, Tensor(c!) count, Tensor(d!) scan, "
-         "Tensor(e!) mask, Tensor(f!) tally) -> ()").c_str());
+  m.def(("collect(Tensor[] masks, int[] relations, int[] rule, " + window +
+         "Tensor refresh, Tensor(a!) pixels, Tensor(b!) found, Tensor(c!)? mask, Tensor(d!)? tally) -> ()").c_str());
+  m.def("clear(Tensor(a!) pieces) -> ()");
   m.def(("convolve(Tensor x, Tensor weight, int groups, " + window + "bool exact, Tensor(e!)? whole, " + ending).c_str());
   m.def(("depthwise(Tensor x, Tensor weight, " + window + ending).c_str());
   m.def(("pool(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + ending).c_str());
@@ -319,6 +384,7 @@ TORCH_LIBRARY(deltafx_cuda, m) {
 
 TORCH_LIBRARY_IMPL(deltafx_cuda, CUDA, m) {
   m.impl("collect", &collect_op);
+  m.impl("clear", &clear_op);
   m.impl("convolve", &convolve_op);
   m.impl("depthwise", &depthwise_op);
   m.impl("pool", &pool_op);

@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <map>
 #include <string>
 
@@ -20,5 +21,22 @@ PYBIND11_MODULE(_cuda, m) {
       {"per_stream", static_cast<int>(Relation::per_stream)}, {"whole", static_cast<int>(Relation::whole)}};
   m.attr("max_sources") = deltafx::cuda::kMaxSources;
   m.attr("max_steps") = deltafx::cuda::kMaxSteps;
-  m.def("scan_blocks", &deltafx::cuda::scan_blocks, "How many blocks tell each other what they found, of a map.");
+  m.attr("own_sources") = deltafx::cuda::kOwnSources;
+  m.attr("most_units") = deltafx::cuda::kMostUnits;
+  m.def(
+      "grid",
+      [](int streams, int plane, int columns) {
+        const deltafx::cuda::Grid grid = deltafx::cuda::grid_of(streams, plane, columns);
+        return grid.units();
+      },
+      "In how many units the pixels of all streams are collected.");
+  m.def(
+      "finds_by_itself",
+      [](int streams, int plane, int columns, bool windowed, const std::array<int, 5>& rows,
+         const std::array<int, 5>& across) {
+        const auto axis = [](const std::array<int, 5>& a) { return deltafx::cuda::Axis{a[0], a[1], a[2], a[3], a[4]}; };
+        return deltafx::cuda::finds_by_itself(deltafx::cuda::grid_of(streams, plane, columns), windowed, axis(rows),
+                                              axis(across));
+      },
+      "Whether a kernel finds its pixels without `collect`.");
 }

@@ -1,35 +1,44 @@
 // Gathered implicit GEMM: out[p][o] = sum over taps t and channels c of x[q(p, t)][c] * weight[o][t][c] for the listed
-// pixels p. A block takes tiles of listed pixels and output channels; the depth, taps times channels, runs in steps of 128
-// bytes through a ring of stages in shared memory. Reads the receptive fields and the weights once for each tile.
+// pixels p. A block takes tiles of candidates and output channels; the depth, taps times channels, runs in steps of 128
+// bytes through a ring of stages in shared memory. Reads the receptive fields and the weights once for each tile. Where
+// there are few tiles, the blocks of a cluster share the depth of one, and add up their sums in shared memory: as many
+// blocks in every frame, so that the same sums are added in the same order.
+#include <cooperative_groups.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "candidates.cuh"
 #include "commit.cuh"
-#include "launch.cuh"
-#include "multiply.cuh"
+#include "warpgroup.cuh"
 
 namespace deltafx::cuda {
 namespace {
 
-// What a kernel is made of. Math is what one warp computes with; the tile is M x N of those.
-template <class Math_, int M_, int N_, int STAGES, int RESIDENT, bool PACKED>
+// What a kernel is made of: tiles of M pixels and N channels, STAGES steps of them, and what multiplies them.
+template <class T_, int M, int N, int STAGES, int RESIDENT, bool PACKED, bool EXACT = false>
 struct Traits {
-  using Math = Math_;
-  using T = typename Math::Type;
-  static constexpr int kM = M_, kN = N_, kStages = STAGES, kResident = RESIDENT;
+  using T = T_;
+  static constexpr bool kExact = EXACT;
+  static constexpr int kM = M, kN = N, kStages = STAGES, kResident = RESIDENT;
   static constexpr bool kPacked = PACKED;  // pieces of 16 bytes are gathered; else single channels
-  static constexpr int kThreads = kM / Math::kRows * (kN / Math::kColumns) * 32;
+  static constexpr int kThreads = M * 2;  // a warpgroup for 64 rows
   static constexpr int kStageBytes = (kM + kN) * kRowBytes;
   static constexpr int kDepth = kRowBytes / sizeof(T);  // of a step
   static constexpr int kTileStride = kN + 8;            // of the results, which take the place of the stages
   static_assert(kThreads % kPieces == 0 && kM % (kThreads / kPieces) == 0 && kN % (kThreads / kPieces) == 0,
                 "every thread loads as many pieces as any other");
   static_assert(kM * kTileStride * 4 <= kStages * kStageBytes, "the results fit where the stages are");
+  static_assert(kStagedWords * 4 <= kStages * kStageBytes, "and so do the masks");
 
-  static size_t shared_bytes(const Window& w) {
-    return kStages * kStageBytes + sizeof(int32_t) * kM * (1 + w.kernel_rows + w.kernel_columns);
-  }
 };
 
+// Weights are read once by a block; what is gathered, several times.
 __device__ inline void copy_piece(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+}
+__device__ inline void copy_piece_near(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 __device__ inline void end_stage() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>
@@ -37,271 +46,433 @@ __device__ inline void wait_for_stages() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// Where the taps of a tile's pixels lie: the input pixel behind tap (i, j) of row r is rows[i][r] + columns[j][r], unless
-// one of them is negative.
+// Where the taps of a tile's pixels lie. Where the window has a simple form, a row has the input pixel behind tap (0, 0), and
+// bits for the rows of taps that are there, and from bit 16 on for the columns; else two numbers which add up to the pixel, unless one is negative.
 template <int M>
 struct Taps {
-  int32_t* pixels;   // [M], -1 beyond the list
-  int32_t* rows;     // [kernel_rows][M], the number of the row's first pixel
-  int32_t* columns;  // [kernel_columns][M]
+  const Conv& conv;
+  const bool straight;
+  int32_t *base, *there;    // [M]
+  int32_t *rows, *columns;  // [kernel_rows, M], [kernel_columns, M]
 
-  __device__ Taps(int32_t* memory, const Window& w)
-      : pixels(memory), rows(memory + M), columns(memory + M * (1 + w.kernel_rows)) {}
+  __device__ Taps(const Conv& conv, int32_t* memory)
+      : conv(conv), straight(conv.row_axis.stride != 0), base(memory), there(memory + M), rows(memory), columns(memory + M * conv.window.kernel_rows) {}
 
-  __device__ void fill(const Window& w, const int32_t* list, int count) {
-    for (int r = threadIdx.x; r < M; r += blockDim.x) pixels[r] = r < count ? list[r] : -1;
-    __syncthreads();
-    const int plane = w.out_rows * w.out_columns;
-    for (int k = threadIdx.x; k < M * (w.kernel_rows + w.kernel_columns); k += blockDim.x) {
-      const int r = k % M, tap = k / M, p = pixels[r];
-      int found = -1;
-      if (p >= 0) {
-        const int n = p / plane, y = p % plane / w.out_columns, x = p % plane % w.out_columns;
-        if (tap >= w.kernel_rows) {
-          found = w.columns[x * w.kernel_columns + tap - w.kernel_rows];
-        } else {
-          const int row = w.rows[y * w.kernel_rows + tap];
-          found = row < 0 ? -1 : (n * w.in_rows + row) * w.in_columns;
-        }
-      }
-      rows[k] = found;
+  static size_t bytes(const Conv& conv) {
+    return sizeof(int32_t) * M * std::max(2, conv.window.kernel_rows + conv.window.kernel_columns);
+  }
+
+  // Thread r knows pixel r of the tile; there are none below 0.
+  __device__ void fill(const Divisor& plane, int p) const {
+    const int r = threadIdx.x, n = p / plane, place = p - n * plane.by;
+    if (r >= M) return;
+    const int y = place / conv.out_columns, x = place - y * conv.out_columns.by;
+    const Window& w = conv.window;
+    if (straight) {
+      const auto bits = [](const Axis& axis, int first) {
+        uint32_t inside = 0;
+#pragma unroll 1
+        for (int k = 0; k < axis.taps; ++k, first += axis.dilation) inside |= (first >= 0 && first < axis.in) << k;
+        return inside;
+      };
+      const int top = y * conv.row_axis.stride + conv.row_axis.offset;
+      const int left = x * conv.column_axis.stride + conv.column_axis.offset;
+      base[r] = (n * w.in_rows + top) * w.in_columns + left;
+      there[r] = p < 0 ? 0 : bits(conv.row_axis, top) | bits(conv.column_axis, left) << 16;
+      return;
     }
-    __syncthreads();
+    for (int i = 0; i < w.kernel_rows; ++i) {
+      const int row = p < 0 ? -1 : w.rows[y * w.kernel_rows + i];
+      rows[i * M + r] = row < 0 ? -1 : (n * w.in_rows + row) * w.in_columns;
+    }
+    for (int j = 0; j < w.kernel_columns; ++j)
+      columns[j * M + r] = p < 0 ? -1 : w.columns[x * w.kernel_columns + j];
+  }
+
+  // The input pixel behind a tap, or -1.
+  __device__ int pixel(int r, int i, int j) const {
+    if (i >= conv.window.kernel_rows) return -1;
+    if (straight) return there[r] >> i & there[r] >> (16 + j) & 1 ? base[r] + from_first(i, j) : -1;
+    const int row = rows[i * M + r], column = columns[j * M + r];
+    return row < 0 || column < 0 ? -1 : row + column;
+  }
+
+  // How far tap (i, j) is from (0, 0).
+  __device__ int from_first(int i, int j) const {
+    return i * conv.row_axis.dilation * conv.window.in_columns + j * conv.column_axis.dilation;
   }
 };
 
-// Gathers pieces of the listed pixels' receptive fields. Where a thread stands in the depth is the same for all of its
-// rows: tap (i, j) and channel c of the first element of its piece.
+// Gathers pieces of the listed pixels' receptive fields. The depth runs over the taps, and in each over the channels; or,
+// where a step is within one tap, over steps of channels, and in each over the taps: what neighbouring taps have in common
+// is then still near. Where a thread stands in the depth is the same for all of its rows: tap (i, j) and channel c of the
+// first element of its piece.
 template <class Traits>
 struct Gather {
   using T = typename Traits::T;
   static constexpr int kStep = Traits::kThreads / kPieces, kRows = Traits::kM / kStep;
   static_assert(kStep % 8 == 0, "a thread's pieces stand at the same place of their rows");
-  const Conv& conv;
   const Taps<Traits::kM>& taps;
   const T* x;            // the group's first channel of pixel 0
-  const T* from[kRows];  // that of the pixels behind the tap
-  unsigned valid;        // whether there are such pixels, bit by bit
+  int from[kRows];  // pieces from there to that of the pixels behind tap (0, 0) or, without a simple form, behind the tap
+  uint32_t there[kRows];  // which rows of taps there are, and from bit 16 on which columns; or, in bit 0, whether the tap is
   int i, j, c;
+  int offset;  // in elements, of tap (i, j) from (0, 0)
+  // What every step asks is kept in registers.
+  const uint32_t place;  // of the first piece, in a stage
+  const int kernel_rows, kernel_columns, channels, down_step, across_step;
+  const int64_t pitch;
+  const bool by_channels, straight;
 
-  __device__ Gather(const Conv& conv, const Taps<Traits::kM>& taps, int group)
-      : conv(conv), taps(taps), x(static_cast<const T*>(conv.x.data) + group * conv.in_per_group), i(0), j(0), c(0) {
-    advance(threadIdx.x % kPieces * kPack<T>);
-    if (Traits::kPacked) find();
+  __device__ Gather(const Conv& conv, const Taps<Traits::kM>& taps, int group, int step)
+      : taps(taps), x(static_cast<const T*>(conv.x.data) + group * conv.in_per_group),
+        place(piece_offset(threadIdx.x / kPieces, threadIdx.x % kPieces)), kernel_rows(conv.window.kernel_rows), kernel_columns(conv.window.kernel_columns), channels(conv.in_per_group),
+        down_step(static_cast<int>(conv.row_axis.dilation * conv.window.in_columns * conv.x.pitch)),
+        across_step(static_cast<int>(conv.column_axis.dilation * conv.x.pitch)), pitch(conv.x.pitch),
+        by_channels(conv.by_channels), straight(taps.straight) {
+    const int lanes = threadIdx.x % kPieces * kPack<T>;
+    int tap = 0;
+    if (by_channels) {
+      tap = step % (kernel_rows * kernel_columns), c = step / (kernel_rows * kernel_columns) * Traits::kDepth + lanes;
+    } else {
+      tap = (step * Traits::kDepth + lanes) / channels, c = (step * Traits::kDepth + lanes) % channels;
+    }
+    i = tap / kernel_columns, j = tap % kernel_columns, offset = i * down_step + j * across_step;
+    if (!Traits::kPacked) return;
+    if (!straight) find();
+#pragma unroll
+    for (int r = 0; r < kRows && straight; ++r) {
+      const int row = threadIdx.x / kPieces + r * kStep;
+      from[r] = static_cast<int>(taps.base[row] * pitch / kPack<T>);
+      there[r] = taps.there[row];
+    }
   }
 
-  // Returns whether it is another tap.
-  __device__ bool advance(int channels) {
-    c += channels;
-    if (c < conv.in_per_group) return false;
-    do {  // mostly once, and a division takes longer
-      c -= conv.in_per_group;
-      if (++j < conv.window.kernel_columns) continue;
-      j = 0;
-      ++i;
-    } while (c >= conv.in_per_group);
+  __device__ void next_tap() {
+    offset += across_step;
+    if (++j < kernel_columns) return;
+    j = 0, ++i;
+    offset = i * down_step;
+  }
+
+  // To the same piece of the next step. Returns whether it is of another tap.
+  __device__ bool advance() {
+    if (by_channels) {
+      next_tap();
+      if (i == kernel_rows) i = 0, offset = 0, c += Traits::kDepth;
+      return true;
+    }
+    c += Traits::kDepth;
+    if (c < channels) return false;
+    for (; c >= channels; c -= channels) next_tap();  // mostly once, and a division takes longer
     return true;
   }
 
   __device__ void find() {
-    valid = 0;
-    const bool inside = i < conv.window.kernel_rows;
-    const int32_t* rows = taps.rows + (inside ? i : 0) * Traits::kM + threadIdx.x / kPieces;
-    const int32_t* columns = taps.columns + j * Traits::kM + threadIdx.x / kPieces;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      const int row = rows[r * kStep], column = columns[r * kStep];
-      const bool read = inside && row >= 0 && column >= 0;
-      from[r] = x + static_cast<int64_t>(read ? row + column : 0) * conv.x.pitch;
-      valid |= static_cast<unsigned>(read) << r;
+      const int pixel = taps.pixel(threadIdx.x / kPieces + r * kStep, i, j);
+      from[r] = static_cast<int>(max(pixel, 0) * pitch / kPack<T>);
+      there[r] = pixel >= 0;
     }
   }
 
   // Fills the thread's pieces of a stage, and goes on to those of the next step.
   __device__ void load(uint32_t stage) {
-    const int first = threadIdx.x / kPieces;
-    const uint32_t to = stage + piece_offset(first, threadIdx.x % kPieces);
+    const uint32_t to = stage + place;
     if constexpr (Traits::kPacked) {
+      if (straight) {
+        const uint32_t tap = i < kernel_rows ? 1u << i | 0x10000u << j : ~0u;  // beyond the last there is none
+        const T* const here = x + (offset + c);
 #pragma unroll
-      for (int r = 0; r < kRows; ++r) copy_piece(to + r * kStep * kRowBytes, from[r] + c, valid >> r & 1u);
-      if (advance(Traits::kDepth)) find();
+        for (int r = 0; r < kRows; ++r) {
+          const bool exists = (there[r] & tap) == tap;
+          copy_piece_near(to + r * kStep * kRowBytes, here + int64_t{from[r]} * kPack<T>, exists);
+        }
+        advance();
+      } else {
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) copy_piece_near(to + r * kStep * kRowBytes, x + int64_t{from[r]} * kPack<T> + c, there[r] != 0);
+        if (advance()) find();
+      }
     } else {
       for (int r = 0; r < kRows; ++r) {
-        const uint4 bits = gather_piece(first + r * kStep);
+        const uint4 bits = gather_piece(threadIdx.x / kPieces + r * kStep);
         asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to + r * kStep * kRowBytes), "r"(bits.x), "r"(bits.y),
                      "r"(bits.z), "r"(bits.w)
                      : "memory");
       }
-      advance(Traits::kDepth);
+      advance();
     }
   }
 
   // One channel after the other.
   __device__ uint4 gather_piece(int row) const {
     alignas(16) T values[kPack<T>];
-    int tap_row = i, tap_column = j, channel = c, at = pixel(row, i, j);
+    int tap_row = i, tap_column = j, channel = c, at = taps.pixel(row, i, j);
 #pragma unroll
     for (int e = 0; e < kPack<T>; ++e) {
-      values[e] = at >= 0 ? x[at * conv.x.pitch + channel] : rounded<T>(0.0f);
-      if (++channel < conv.in_per_group) continue;
+      values[e] = at >= 0 ? x[at * pitch + channel] : rounded<T>(0.0f);
+      if (++channel < channels) continue;
       channel = 0;
-      if (++tap_column == conv.window.kernel_columns) {
+      if (++tap_column == kernel_columns) {
         tap_column = 0;
         ++tap_row;
       }
-      at = pixel(row, tap_row, tap_column);
+      at = taps.pixel(row, tap_row, tap_column);
     }
     return *reinterpret_cast<const uint4*>(values);
   }
-
-  __device__ int pixel(int row, int tap_row, int tap_column) const {
-    if (tap_row >= conv.window.kernel_rows) return -1;
-    const int first = taps.rows[tap_row * Traits::kM + row], column = taps.columns[tap_column * Traits::kM + row];
-    return first < 0 || column < 0 ? -1 : first + column;
-  }
 };
 
-// Reads the weights of channels [n, n + kN) of a group, step by step.
+// Reads the weights of channels [n, n + kN) of a group, step by step, which lie in memory as they stand in a stage.
 template <class Traits>
 struct Weights {
-  using T = typename Traits::T;
-  static constexpr int kStep = Traits::kThreads / kPieces, kRows = Traits::kN / kStep;
-  const T* from[kRows];
-  unsigned valid;
+  static constexpr int kTile = 64 * kRowBytes;  // bytes
+  const char* from;
+  const uint32_t place;  // of the first piece, in a stage
+  int64_t next;  // bytes to the next 64 channels
 
-  __device__ Weights(const Conv& conv, int group, int n) : valid(0) {
-    const int first = threadIdx.x / kPieces;
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      const bool inside = n + first + r * kStep < conv.out_per_group;
-      const int64_t row = inside ? group * conv.out_per_group + n + first + r * kStep : 0;
-      from[r] = static_cast<const T*>(conv.weight) + row * conv.depth + threadIdx.x % kPieces * kPack<T>;
-      valid |= static_cast<unsigned>(inside) << r;
-    }
+  __device__ Weights(const Conv& conv, int group, int n, int step)
+      : from(static_cast<const char*>(conv.weight)), place(threadIdx.x * 16), next(0) {
+    const int blocks = (conv.out_per_group + 63) / 64;
+    if (n / 64 + 1 < blocks) next = static_cast<int64_t>(conv.steps) * kTile;  // else what comes of it is dropped
+    from += (static_cast<int64_t>(group * blocks + n / 64) * conv.steps + step) * kTile + place;
   }
 
   __device__ void load(uint32_t stage) {
-    const uint32_t to = stage + piece_offset(threadIdx.x / kPieces, threadIdx.x % kPieces);
 #pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-      copy_piece(to + r * kStep * kRowBytes, from[r], valid >> r & 1u);
-      from[r] += Traits::kDepth;
-    }
+    for (int tile = 0; tile < Traits::kN / 64; ++tile)
+#pragma unroll
+      for (int at = 0; at < kTile; at += Traits::kThreads * 16)
+        copy_piece(stage + place + (tile * kTile + at), from + tile * next + at, true);
+    from += kTile;
   }
 };
 
+// What multiplies the steps of a tile: four warps for 64 rows.
+template <class Traits>
+using Warps = TensorCores<typename Traits::T, Traits::kN == 128 ? 64 : 32, 32, Traits::kN>;
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+template <class Traits>
+using OnTensorCores = std::conditional_t<sizeof(typename Traits::T) == 2,
+                                         Warpgroups<typename Traits::T, Traits::kM, Traits::kN>, Warps<Traits>>;
+#else
+template <class Traits>
+using OnTensorCores = Warps<Traits>;
+#endif
+template <class Traits>
+using MathOf = std::conditional_t<Traits::kExact, Exact<32, 32, Traits::kN>, OnTensorCores<Traits>>;
+
+// Adds up what the blocks of a cluster have of rows [begin, end) of a tile, in the order of the blocks.
+template <class Traits>
+__device__ void add_parts(float* tile, int begin, int end, int parts) {
+#if __CUDA_ARCH__ >= 900
+  const cooperative_groups::cluster_group cluster = cooperative_groups::this_cluster();
+  constexpr int kFours = Traits::kN / 4;
+  for (int k = threadIdx.x; k < (end - begin) * kFours; k += Traits::kThreads) {
+    float* const four = tile + (begin + k / kFours) * Traits::kTileStride + k % kFours * 4;
+    float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+    for (int part = 0; part < parts; ++part) {
+      const float4 x = *reinterpret_cast<const float4*>(cluster.map_shared_rank(four, part));
+      sum = make_float4(sum.x + x.x, sum.y + x.y, sum.z + x.z, sum.w + x.w);
+    }
+    *reinterpret_cast<float4*>(four) = sum;
+  }
+  __syncthreads();
+#endif
+}
+
+__device__ inline void wait_for_blocks(int cluster) {
+#if __CUDA_ARCH__ >= 900
+  if (cluster > 1) return cooperative_groups::this_cluster().sync();
+#endif
+  __syncthreads();
+}
+
+// Brings the weights from memory to the cache that all multiprocessors share: every block a part.
+__device__ inline void fetch_weights(const Conv& conv) {
+  const int64_t bytes = int64_t{conv.groups} * ((conv.out_per_group + 63) / 64) * conv.steps * 64 * kRowBytes;
+  const int64_t stride = int64_t{gridDim.x} * blockDim.x * kRowBytes;
+  for (int64_t at = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) * kRowBytes; at < bytes; at += stride)
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const char*>(conv.weight) + at));
+}
+
+struct alignas(16) Parameters {
+  Conv conv;
+  Job job;
+  int parts;
+};
+
+// `parts` neighbouring blocks have a tile together: each computes a part of the depth, and finishes a part of the rows.
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kThreads, Traits::kResident)
-    convolve_kernel(const __grid_constant__ Conv conv, const __grid_constant__ Job job) {
-  using Math = typename Traits::Math;
-  extern __shared__ __align__(128) unsigned char memory[];
+    convolve_kernel(const __grid_constant__ Parameters given) {
+  using T = typename Traits::T;
+  extern __shared__ __align__(1024) unsigned char memory[];
+  __shared__ Parameters parameters;
+  __shared__ Found found;
+  __shared__ Listed<Traits::kM> listed;
+  __shared__ __align__(16) float bias[Traits::kN];
+  fetch_weights(given.conv);  // nothing before wrote them
+  bring_near(given, parameters);
   begin_kernel();
-  const Taps<Traits::kM> taps(reinterpret_cast<int32_t*>(memory + Traits::kStages * Traits::kStageBytes), conv.window);
-  const uint32_t stages = shared_address(memory);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int m = warp / (Traits::kN / Math::kColumns) * Math::kRows;
-  const int n = warp % (Traits::kN / Math::kColumns) * Math::kColumns;
-  const int widths = static_cast<int>(divide_up(conv.out_per_group, Traits::kN)), parts = widths * conv.groups;
-  const int count = *job.count, tiles = static_cast<int>(divide_up(count, Traits::kM)) * parts;
-  const int steps = conv.depth / Traits::kDepth;
+  __syncthreads();
+  const Conv& conv = parameters.conv;
+  const Job& job = parameters.job;
+  const int parts = parameters.parts;
+  const Taps<Traits::kM> taps(conv, reinterpret_cast<int32_t*>(memory + Traits::kStages * Traits::kStageBytes));
+  const uint32_t stages = shared_address(memory), end = stages + Traits::kStages * Traits::kStageBytes;
+  float* results = reinterpret_cast<float*>(memory);
+  const int part = blockIdx.x % parts, first_step = conv.steps * part / parts;
+  const int steps = conv.steps * (part + 1) / parts - first_step;
+  const int widths = static_cast<int>(divide_up(conv.out_per_group, Traits::kN)), across = widths * conv.groups;
+  const int count = find(job.candidates, found, reinterpret_cast<uint32_t*>(memory));
+  const int tiles = static_cast<int>(divide_up(count, Traits::kM)) * across;
   int updated = 0;
-  for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    const int place = tile / parts * Traits::kM, group = tile % parts / widths, first = tile % widths * Traits::kN;
-    const int rows = min(Traits::kM, count - place);
-    auto fill = taps;
-    fill.fill(conv.window, job.pixels + place, rows);
-    Gather<Traits> gather(conv, taps, group);
-    Weights<Traits> weights(conv, group, first);
+  for (int tile = blockIdx.x / parts; tile < tiles; tile += gridDim.x / parts) {
+    const int place = tile / across * Traits::kM, group = tile % across / widths, n = tile % widths * Traits::kN;
+    const int rows = min(Traits::kM, count - place), begin = rows * part / parts, last = rows * (part + 1) / parts;
+    const int channel = group * conv.out_per_group + n, width = min(Traits::kN, conv.out_per_group - n);
+    const int pixel = listed.fill(job, found, place, rows);
+    taps.fill(job.candidates.rule.grid.plane, pixel);
+    __syncthreads();
+    Gather<Traits> gather(conv, taps, group, first_step);
+    Weights<Traits> weights(conv, group, n, first_step);
     const auto load = [&](uint32_t stage) {
       gather.load(stage);
       weights.load(stage + Traits::kM * kRowBytes);
     };
+#pragma unroll 1
     for (int step = 0; step < Traits::kStages - 1; ++step) {
       if (step < steps) load(stages + step * Traits::kStageBytes);
       end_stage();
     }
+    fetch_operands<T>(job.commit, listed, begin, last, channel, width);
+    listed.look_up(job, pixel);
+    for (int k = threadIdx.x; k < width && job.commit.bias != nullptr; k += Traits::kThreads)
+      bias[k] = job.commit.bias[channel + k];
     uint32_t stage = stages, free = stages + (Traits::kStages - 1) * Traits::kStageBytes;
-    const uint32_t end = stages + Traits::kStages * Traits::kStageBytes;
-    Math math;
+    MathOf<Traits> math;
     math.clear();
+#pragma unroll 1
     for (int step = 0; step < steps; ++step) {
       wait_for_stages<Traits::kStages - 2>();
+      math.publish();
+      math.finish();
       __syncthreads();  // the stage is there for all, and the one before it is free
-      if (step + Traits::kStages - 1 < steps) load(free);
-      end_stage();
-      math.step(stage, stage + Traits::kM * kRowBytes, m, n, lane);
+      const auto refill = [&] {
+        if (step + Traits::kStages - 1 < steps) load(free);
+        end_stage();
+      };
+      if (!math.kWaits) refill();
+      math.step(stage, stage + Traits::kM * kRowBytes);
+      if (math.kWaits) refill();
       free = stage;
       stage = stage + Traits::kStageBytes == end ? stages : stage + Traits::kStageBytes;
     }
+    math.finish();
     wait_for_stages<0>();
     __syncthreads();
-    float* results = reinterpret_cast<float*>(memory);
-    math.store(results, Traits::kTileStride, m, n, lane);
-    __syncthreads();
-    updated += commit_rows<typename Traits::T>(job.commit, results, Traits::kTileStride, taps.pixels, rows, place,
-                                               group * conv.out_per_group + first,
-                                               min(Traits::kN, conv.out_per_group - first));
-    __syncthreads();
+    math.store(results, Traits::kTileStride);
+    wait_for_blocks(parts);
+    if (parts > 1) add_parts<Traits>(results, begin, last, parts);
+    updated += commit_narrow<T, Traits::kM == 128 ? 2 : 4>(job.commit, results, Traits::kTileStride, bias, listed, begin,
+                                                           last, channel, width);
+    wait_for_blocks(parts);  // what the others read is free again
   }
-  if (job.commit.decision != Decision::always) count_updated(job.commit, updated);
-}
-
-template <class Traits>
-cudaError_t launch_convolve(const Conv& conv, const Job& job, cudaStream_t stream) {
-  const int64_t parts = divide_up(conv.out_per_group, Traits::kN) * conv.groups;
-  const int64_t tiles = divide_up(job.capacity, Traits::kM) * parts;
-  const int64_t blocks = static_cast<int64_t>(multiprocessors()) * Traits::kResident;
-  return launch(&convolve_kernel<Traits>, tiles < blocks ? tiles : blocks, Traits::kThreads,
-                Traits::shared_bytes(conv.window), stream, conv, job);
+  end_commit(job.commit, count, updated);
 }
 
 template <class T>
-using Large = Traits<TensorCores<T, 64, 32>, 128, 128, 3, 2, true>;
+using Large = Traits<T, 128, 128, 3, 2, true>;
 template <class T>
-using Tall = Traits<TensorCores<T, 32, 32>, 128, 64, 4, 2, true>;
+using Tall = Traits<T, 128, 64, 4, 2, true>;
 template <class T>
-using Small = Traits<TensorCores<T, 32, 32>, 64, 64, 4, 3, true>;
+using Small = Traits<T, 64, 64, 4, 3, true>;
 template <class T>
-using Single = Traits<TensorCores<T, 32, 32>, 64, 64, 3, 3, false>;
-using ExactSmall = Traits<Exact<32, 32>, 64, 64, 3, 3, true>;
-using ExactSingle = Traits<Exact<32, 32>, 64, 64, 3, 3, false>;
+using Single = Traits<T, 64, 64, 3, 3, false>;
+using ExactSmall = Traits<float, 64, 64, 3, 3, true, true>;
+using ExactSingle = Traits<float, 64, 64, 3, 3, false, true>;
 
 enum class Tile { large, tall, small, single };
 
-// The largest tile that still keeps every multiprocessor busy where about a seventh of the pixels is computed.
-Tile tile_of(const Conv& conv, int capacity) {
-  const int64_t size = conv.x.dtype == Dtype::float32 ? 4 : 2;
-  if (!conv.x.packed || conv.in_per_group * size % 16 != 0) return Tile::single;
-  if (conv.exact) return Tile::small;
-  const int64_t most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin), chips = multiprocessors();
-  const int64_t down = capacity / 7 / 128 * conv.groups;
-  const auto fits = [&](auto* traits) {
-    return static_cast<int64_t>(std::remove_pointer_t<decltype(traits)>::shared_bytes(conv.window)) <= most;
+template <class Traits>
+size_t shared_bytes(const Conv& conv) {
+  return Traits::kStages * Traits::kStageBytes + Taps<Traits::kM>::bytes(conv);
+}
+
+// A tile, and how many blocks have one together.
+struct Shape {
+  Tile tile;
+  int parts;
+};
+
+// What a shape is expected to take, in microseconds, where a ninth of the pixels is computed. The constants are fitted to
+// measurements on an H100 (benchmarks/results/cuda.md); they decide about speed alone.
+struct Cost {
+  int m, n, resident;
+  double step, sharing, ending;  // a step of one block, how much longer it takes for each other on its chip, what follows
+
+  double of(const Conv& conv, int capacity, int parts) const {
+    const double chips = multiprocessors();
+    const double tiles = std::ceil(capacity / 9.0 / m) * divide_up(conv.out_per_group, n) * conv.groups;
+    const double rounds = tiles * parts / (chips * resident);
+    const double others = std::min<double>(resident, std::ceil(tiles * parts / chips)) - 1.0;
+    const double one = conv.steps * step * (1.0 + sharing * others) / parts + 5.0 + ending / std::pow(parts, 1.35) +
+                       (parts == 1 ? 0.0 : parts > 4 ? 4.5 : 3.0);
+    return one * (rounds < 3.0 ? std::ceil(rounds) : rounds + 0.5);
+  }
+};
+
+Shape shape_of(const Conv& conv, int capacity) {
+  const int size = conv.x.dtype == Dtype::float32 ? 4 : 2;
+  const size_t most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+  Shape best{conv.x.packed && conv.in_per_group * size % 16 == 0 ? Tile::small : Tile::single, 1};
+  double least = INFINITY;
+  const auto consider = [&](Tile tile, const Cost& cost) {
+    for (int parts = 1; parts <= (is_hopper() ? 8 : 1) && (parts == 1 || conv.steps >= 2 * parts); parts *= 2) {
+      const double time = cost.of(conv, capacity, parts);
+      if (time < least) least = time, best = {tile, parts};
+    }
   };
-  if (conv.out_per_group > 64 && down * divide_up(conv.out_per_group, 128) >= 2 * chips &&
-      fits(static_cast<Large<__half>*>(nullptr)))
-    return Tile::large;
-  if (down * divide_up(conv.out_per_group, 64) >= chips && fits(static_cast<Tall<__half>*>(nullptr))) return Tile::tall;
-  return Tile::small;
+  const auto try_tile = [&](Tile tile, auto* traits, double step, double sharing, double ending) {
+    using Traits = std::remove_pointer_t<decltype(traits)>;
+    if (shared_bytes<Traits>(conv) + 8192 <= most)
+      consider(tile, {Traits::kM, Traits::kN, Traits::kResident, step, sharing, ending});
+  };
+  try_tile(best.tile, static_cast<Small<__half>*>(nullptr), 0.26, 0.23, 2.3);
+  if (best.tile == Tile::single || conv.exact) return best;
+  if (conv.out_per_group > 64) try_tile(Tile::large, static_cast<Large<__half>*>(nullptr), 0.53, 0.97, 10.5);
+  try_tile(Tile::tall, static_cast<Tall<__half>*>(nullptr), 0.4, 0.87, 4.4);
+  return best;
+}
+
+template <class Traits>
+cudaError_t launch_convolve(const Conv& conv, const Job& job, int parts, cudaStream_t stream) {
+  const int64_t tiles = divide_up(job.capacity, Traits::kM) * divide_up(conv.out_per_group, Traits::kN) * conv.groups;
+  const int64_t teams = static_cast<int64_t>(multiprocessors()) * Traits::kResident / parts;
+  const Blocks blocks{std::min(tiles, teams) * parts, Traits::kThreads, shared_bytes<Traits>(conv), parts};
+  return launch(&convolve_kernel<Traits>, blocks, stream, Parameters{conv, job, parts});
 }
 
 }  // namespace
 
 int convolve_width(const Conv& conv, int capacity) {
-  return tile_of(conv, capacity) == Tile::large ? Large<__half>::kN : Small<__half>::kN;
+  return shape_of(conv, capacity).tile == Tile::large ? Large<__half>::kN : Small<__half>::kN;
 }
 
 cudaError_t convolve(const Conv& conv, const Job& job, cudaStream_t stream) {
-  const Tile tile = tile_of(conv, job.capacity);
+  const auto [tile, parts] = shape_of(conv, job.capacity);
   if (conv.exact)
-    return tile == Tile::single ? launch_convolve<ExactSingle>(conv, job, stream)
-                                : launch_convolve<ExactSmall>(conv, job, stream);
-  return with_type(conv.x.dtype, [&](auto* type) {
+    return tile == Tile::single ? launch_convolve<ExactSingle>(conv, job, parts, stream)
+                                : launch_convolve<ExactSmall>(conv, job, parts, stream);
+  return with_type(conv.x.dtype, [&, tile = tile, parts = parts](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    if (tile == Tile::large) return launch_convolve<Large<T>>(conv, job, stream);
-    if (tile == Tile::tall) return launch_convolve<Tall<T>>(conv, job, stream);
-    if (tile == Tile::small) return launch_convolve<Small<T>>(conv, job, stream);
-    return launch_convolve<Single<T>>(conv, job, stream);
+    if (tile == Tile::large) return launch_convolve<Large<T>>(conv, job, parts, stream);
+    if (tile == Tile::tall) return launch_convolve<Tall<T>>(conv, job, parts, stream);
+    if (tile == Tile::small) return launch_convolve<Small<T>>(conv, job, parts, stream);
+    return launch_convolve<Single<T>>(conv, job, parts, stream);
   });
 }
 

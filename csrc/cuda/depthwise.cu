@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
 }  // namespace
 
 cudaError_t depthwise(const Depthwise& d, const Job& job, cudaStream_t stream) {
-  const RowTile shape(job.commit.out.channels);
+  const RowTile shape(job.commit.out.channels, job.capacity);
   return with_type(d.x.dtype, [&](auto* type) {
     return launch_rows(&depthwise_kernel<std::remove_pointer_t<decltype(type)>>, job, shape, stream, d, job, shape);
   });

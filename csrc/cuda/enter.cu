@@ -142,9 +142,9 @@ template <class F, class V, class L>
 cudaError_t enter_as(const Enter& e, cudaStream_t stream) {
   const int pixels = e.streams * e.rows * e.columns;
   const int64_t blocks = divide_up(pixels, kThreads);
-  cudaError_t error = launch(&begin_tally_kernel, 1, 1, 0, stream, e.tally, pixels);
+  cudaError_t error = launch(&begin_tally_kernel, Blocks{1, 1, 0}, stream, e.tally, pixels);
   const auto next = [&](auto kernel, const auto&... more) {
-    if (error == cudaSuccess) error = launch(kernel, blocks, kThreads, 0, stream, e, more...);
+    if (error == cudaSuccess) error = launch(kernel, Blocks{blocks, kThreads, 0}, stream, e, more...);
   };
   const bool compares = !e.gated || (e.window == 1 && e.dilation == 0);
   if (!compares && e.forced == nullptr) {

@@ -1,8 +1,9 @@
 // What the CUDA kernels compute and what they are given. This file and everything under csrc/cuda knows nothing of PyTorch.
 //
-// Every kernel works on a list of pixels whose length stands on the device: the host launches the same grid whatever the
-// length, and blocks take tiles of the list until it ends. A tile's new values stand in shared memory as float32 and are
-// committed from there: pointwise steps, comparison with what was propagated last, truncation, write, mask (commit.cuh).
+// The host launches the same grid whatever a frame brings. Every block knows, from the masks of the node's inputs, which
+// pixels are to be computed (candidates.cuh), and takes tiles of them until they end. A tile's new values stand in shared
+// memory as float32 and are committed from there: pointwise steps, comparison with what was propagated last, truncation,
+// write, mask (commit.cuh).
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -55,32 +56,25 @@ enum class Decision : int32_t {
 };
 
 struct Commit {
+  const float* bias;  // [channels], added before the steps, or null
   Step steps[kMaxSteps];
   int32_t step_count;
   Decision decision;
   Norm norm;
   float threshold;
   Matrix out;              // what downstream saw last
-  uint8_t* mask;           // [pixels], zero when the kernel starts
+  uint8_t* mask;           // [pixels], zero when the kernel starts; a multiple of 4 bytes
   const uint8_t* forced;   // [pixels], or null
   const uint8_t* refresh;  // [streams]: every pixel is written
-  int32_t pixels_per_stream;
-  int32_t* claims;  // [list], zero when the kernel starts: who first sets a pixel's mask counts it, where several blocks do
-  int64_t* tally;   // see Tally
+  bool shared;     // several blocks have channels of a pixel: who sets its mask first counts it
+  int64_t* tally;  // see Tally; kUpdated is zero when the kernel starts
 };
 
 // What a tally counts, in pixels: those of the last frame, their sums since the last reset, and frames since then.
 enum Tally { kComputed, kUpdated, kComputedSum, kUpdatedSum, kFrames, kTallySize };
 
-struct Job {
-  const int32_t* pixels;  // output pixels, ascending, over all streams
-  const int32_t* count;   // how many; on the device
-  int32_t capacity;       // how many there can be
-  Commit commit;
-};
-
 // ---------------------------------------------------------------------------------------------------------------------
-// The kernels. Each returns the error of its launch.
+// The mask rule: from the update masks of a node's inputs to the pixels that it must compute
 
 enum class Relation : int32_t {
   window,      // an output pixel depends on the input pixels in its window
@@ -89,43 +83,105 @@ enum class Relation : int32_t {
   whole,       // the one pixel of a stream depends on all of the stream
 };
 
-constexpr int kMaxSources = 64;
-constexpr int kChunk = 1024;          // pixels of one block of `collect`
-constexpr int kSmallMap = 256 << 10;  // pixels up to which there are four times as many blocks
-
 struct Source {
   const uint8_t* mask;
-  const int64_t* tally;
   Relation relation;
-  int32_t pixels;  // of each stream
+  int32_t pixels;     // of each stream
+  int32_t alignment;  // bytes: 16, 8, 4 or 1, of the mask and of each of its rows
 };
 
-// The mask rule: from the update masks of a node's inputs to the ascending list of the pixels that it must compute.
-struct Collect {
-  Source sources[kMaxSources];
-  int32_t source_count;
-  int32_t streams;
-  Window window;           // of the sources that have one; out_rows and out_columns in any case
-  const uint8_t* refresh;  // [streams]: all pixels
-  bool passes_on;          // the candidates are the update mask
-  int32_t* pixels;
-  int32_t* claims;
-  int32_t* count;
-  uint8_t* mask;    // of the node: cleared, or set to the candidates
-  int64_t* tally;   // of the node
-  uint64_t* scan;   // [2 + scan_blocks(pixels)], zero at first: see collect.cu
+// An axis of a window that needs no table: tap j of output x reads input x * stride + offset + j * dilation, if there is one.
+struct Axis {
+  int32_t stride, offset, dilation, taps, in;  // stride 0: it is not of this kind
 };
-// The most blocks for a map of as many pixels.
-constexpr int64_t scan_blocks(int64_t pixels) { return pixels / (pixels <= kSmallMap ? kChunk / 4 : kChunk) + 1; }
+
+// Division by a number that the host knows, of numbers from 0 to 2^31: a multiplication and a shift.
+struct Divisor {
+  int32_t by;
+  uint32_t factor;
+  int32_t shift;
+};
+Divisor divisor(int32_t by);
+
+// The output pixels of all streams as bits: every row begins with a new word of 32. Some rows of one stream are a unit.
+struct Grid {
+  int32_t streams;
+  Divisor rows;
+  int32_t columns;
+  Divisor plane;  // pixels of a stream; the last row may be shorter
+  Divisor row_words;
+  int32_t unit_rows;
+  Divisor stream_units;
+
+  __host__ __device__ int words() const { return streams * rows.by * row_words.by; }
+  __host__ __device__ int units() const { return streams * stream_units.by; }
+};
+constexpr int kMostUnits = 768;
+Grid grid_of(int streams, int plane, int columns);
+
+template <int N>
+struct Rule {
+  Source sources[N];
+  int32_t source_count;
+  Grid grid;
+  Axis row_axis, column_axis;  // of the sources with a window
+  Divisor in_words;            // of a row of these
+  const uint8_t* refresh;      // [streams]: all pixels
+};
+
+constexpr int kMaxSources = 64;
+
+// Writes down the pixels of a rule, for kernels that cannot find them by themselves.
+struct Collect {
+  Rule<kMaxSources> rule;
+  Window window;       // of the sources that have one
+  int32_t* pixels;     // [streams * plane]: those of a unit, ascending, from where its first pixel has its place
+  int32_t* found;      // [grid.units()]: how many
+  uint8_t* mask;       // becomes the pixels, or null
+  int64_t* tally;      // with a mask: is added to
+};
 cudaError_t collect(const Collect&, cudaStream_t);
+
+// What a kernel knows of the pixels that it is to compute: the rule, or what `collect` wrote down.
+constexpr int kOwnSources = 8;
+constexpr int kOwnWords = 512, kOwnWindows = 256;  // of the output; where it has a window
+constexpr int kStagedWords = 2048;                 // of an input with a window
+struct Candidates {
+  Rule<kOwnSources> rule;
+  const int32_t* pixels;  // or null
+  const int32_t* found;
+};
+// Whether every block of a kernel finds the pixels by itself sooner than it would be told.
+bool finds_by_itself(const Grid&, bool windowed, const Axis& row_axis, const Axis& column_axis);
+
+// Sets memory to 0, piece by piece: what is counted and marked in one frame.
+struct Piece {
+  uint8_t* begin;
+  int64_t bytes;
+};
+cudaError_t clear(const Piece* pieces, int64_t count, cudaStream_t);  // the pieces stand on the device
+
+struct Job {
+  Candidates candidates;
+  int32_t capacity;  // how many pixels there can be
+  Commit commit;
+};
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The kernels. Each returns the error of its launch.
 
 struct Conv {
   Matrix x;
   Window window;
-  const void* weight;  // [groups * out_per_group, depth], of the dtype of x; a row is [taps, in_per_group], then zeros
+  Axis row_axis, column_axis;  // the same, where it has this form
+  Divisor out_columns;
+  // Of the dtype of x: [groups, out_per_group / 64, depth / step, 64, step], filled up with zeros. A step of the depth is 128
+  // bytes, in which piece q of row r, of 16 bytes, is at place q ^ (r & 7).
+  const void* weight;
   int32_t groups, in_per_group, out_per_group;
-  int32_t depth;  // a multiple of 128 bytes
-  bool exact;     // float32 without tensor cores
+  int32_t steps;     // of the depth
+  bool by_channels;  // the depth is [in_per_group / step, taps, step]; else [taps, in_per_group], then zeros
+  bool exact;        // float32 without tensor cores
 };
 // How many channels of a pixel one block computes: with a threshold above 0, a block must have them all.
 int convolve_width(const Conv&, int capacity);

@@ -50,11 +50,19 @@ __device__ inline void multiply_add<float>(float (&c)[4], const uint32_t (&a)[4]
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The part of a tile that one warp computes, on tensor cores. Every sum runs over the depth in order, whatever the tile.
-template <class T, int M, int N>
+// Where the part of a tile with COLUMNS columns begins that a warp computes, in parts of M x N.
+template <int M, int N, int COLUMNS>
+struct Part {
+  int m, n, lane;
+  __device__ Part()
+      : m(threadIdx.x / 32 / (COLUMNS / N) * M), n(threadIdx.x / 32 % (COLUMNS / N) * N), lane(threadIdx.x % 32) {}
+};
+
+// What one thread computes of a tile with COLUMNS columns, on tensor cores; a warp has M x N of it. Every sum runs over the
+// depth in order, whatever the tile.
+template <class T, int M, int N, int COLUMNS>
 struct TensorCores {
-  using Type = T;
-  static constexpr int kRows = M, kColumns = N;
+  static constexpr bool kWaits = false;
   float sum[M / 16][N / 8][4];
 
   __device__ void clear() {
@@ -66,8 +74,9 @@ struct TensorCores {
         for (int k = 0; k < 4; ++k) sum[i][j][k] = 0.0f;
   }
 
-  // a and b: shared addresses of the tiles; the warp's rows of each begin at m and n.
-  __device__ void step(uint32_t a, uint32_t b, int m, int n, int lane) {
+  // a and b: shared addresses of the tiles.
+  __device__ void step(uint32_t a, uint32_t b) {
+    const auto [m, n, lane] = Part<M, N, COLUMNS>();
 #pragma unroll
     for (int piece = 0; piece < kPieces; piece += 2) {
       uint32_t x[M / 16][4], y[N / 16][4];
@@ -93,7 +102,11 @@ struct TensorCores {
     }
   }
 
-  __device__ void store(float* tile, int stride, int m, int n, int lane) const {
+  __device__ void finish() {}  // steps are done when they return
+  __device__ static void publish() {}
+
+  __device__ void store(float* tile, int stride) const {
+    const auto [m, n, lane] = Part<M, N, COLUMNS>();
 #pragma unroll
     for (int i = 0; i < M / 16; ++i)
 #pragma unroll
@@ -106,10 +119,9 @@ struct TensorCores {
 };
 
 // The same in float32 without rounding to tf32: lane 4 * g + t has rows g + 8 * i and columns t + 4 * j.
-template <int M, int N>
+template <int M, int N, int COLUMNS>
 struct Exact {
-  using Type = float;
-  static constexpr int kRows = M, kColumns = N;
+  static constexpr bool kWaits = false;
   float sum[M / 8][N / 4];
 
   __device__ void clear() {
@@ -125,7 +137,8 @@ struct Exact {
     return x;
   }
 
-  __device__ void step(uint32_t a, uint32_t b, int m, int n, int lane) {
+  __device__ void step(uint32_t a, uint32_t b) {
+    const auto [m, n, lane] = Part<M, N, COLUMNS>();
 #pragma unroll 2
     for (int piece = 0; piece < kPieces; ++piece) {
       float4 x[M / 8];
@@ -145,7 +158,11 @@ struct Exact {
     }
   }
 
-  __device__ void store(float* tile, int stride, int m, int n, int lane) const {
+  __device__ void finish() {}
+  __device__ static void publish() {}
+
+  __device__ void store(float* tile, int stride) const {
+    const auto [m, n, lane] = Part<M, N, COLUMNS>();
 #pragma unroll
     for (int i = 0; i < M / 8; ++i)
 #pragma unroll

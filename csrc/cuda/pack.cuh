@@ -25,37 +25,63 @@ __device__ inline __half rounded<__half>(float x) { return __float2half_rn(x); }
 template <>
 __device__ inline __nv_bfloat16 rounded<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
 
+// 16 bytes as they lie in memory.
+template <class T>
+struct alignas(16) Pack {
+  T of[kPack<T>];
+};
+
+// What follows is read and written whole nearly always. What does it one by one is a function of its own: kernels are fetched
+// from memory like data, and run once.
+template <class T>
+__device__ __noinline__ uint4 load_some(const T* from, int n) {
+  Pack<T> raw;
+#pragma unroll
+  for (int i = 0; i < kPack<T>; ++i) raw.of[i] = i < n ? from[i] : rounded<T>(0.0f);
+  return *reinterpret_cast<uint4*>(raw.of);
+}
+
+template <class T>
+__device__ __noinline__ void store_some(T* to, int n, uint4 bits) {
+  Pack<T> raw;
+  *reinterpret_cast<uint4*>(raw.of) = bits;
+#pragma unroll
+  for (int i = 0; i < kPack<T>; ++i)
+    if (i < n) to[i] = raw.of[i];
+}
+
 // The first n of a pack; the others are 0.
+template <class T>
+__device__ inline Pack<T> load_raw(const T* from, int n, bool packed) {
+  Pack<T> raw;
+  *reinterpret_cast<uint4*>(raw.of) =
+      packed && n >= kPack<T> ? *reinterpret_cast<const uint4*>(from) : load_some(from, n);
+  return raw;
+}
+
 template <class T, int P>
 __device__ inline void load_pack(const T* from, int n, bool packed, float (&x)[P]) {
-  if (packed && n >= P) {
-    alignas(16) T raw[P];
-    if constexpr (sizeof(T) * P == 32) {
-      reinterpret_cast<uint4*>(raw)[0] = reinterpret_cast<const uint4*>(from)[0];
-      reinterpret_cast<uint4*>(raw)[1] = reinterpret_cast<const uint4*>(from)[1];
-    } else {
-      *reinterpret_cast<uint4*>(raw) = *reinterpret_cast<const uint4*>(from);
-    }
+  constexpr int kPart = kPack<T>;  // float32 for 16-bit numbers is twice as long
 #pragma unroll
-    for (int i = 0; i < P; ++i) x[i] = number(raw[i]);
-    return;
+  for (int at = 0; at < P; at += kPart) {
+    const Pack<T> raw = load_raw(from + at, n - at, packed);
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) x[at + i] = number(raw.of[i]);
   }
-#pragma unroll
-  for (int i = 0; i < P; ++i) x[i] = i < n ? number(from[i]) : 0.0f;
 }
 
 template <class T, int P>
 __device__ inline void store_pack(T* to, int n, bool packed, const float (&x)[P]) {
-  if (packed && n >= P) {
-    alignas(16) T raw[P];
+  constexpr int kPart = kPack<T>;
 #pragma unroll
-    for (int i = 0; i < P; ++i) raw[i] = rounded<T>(x[i]);
-    *reinterpret_cast<uint4*>(to) = *reinterpret_cast<uint4*>(raw);
-    return;
+  for (int at = 0; at < P; at += kPart) {
+    Pack<T> raw;
+#pragma unroll
+    for (int i = 0; i < kPart; ++i) raw.of[i] = rounded<T>(x[at + i]);
+    const uint4 bits = *reinterpret_cast<const uint4*>(raw.of);
+    if (packed && n - at >= kPart) *reinterpret_cast<uint4*>(to + at) = bits;
+    else store_some(to + at, n - at, bits);
   }
-#pragma unroll
-  for (int i = 0; i < P; ++i)
-    if (i < n) to[i] = rounded<T>(x[i]);
 }
 
 // Calls f with a null pointer of the type that a feature map of this dtype has.

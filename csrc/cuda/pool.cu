@@ -47,14 +47,14 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
 }  // namespace
 
 cudaError_t pool(const Pool& pool, const Job& job, cudaStream_t stream) {
-  const RowTile shape(job.commit.out.channels);
+  const RowTile shape(job.commit.out.channels, job.capacity);
   return with_type(pool.x.dtype, [&](auto* type) {
     return launch_rows(&pool_kernel<std::remove_pointer_t<decltype(type)>>, job, shape, stream, pool, job, shape);
   });
 }
 
 cudaError_t copy(const Matrix& from, const Job& job, cudaStream_t stream) {
-  const RowTile shape(job.commit.out.channels);
+  const RowTile shape(job.commit.out.channels, job.capacity);
   return with_type(from.dtype, [&](auto* type) {
     return launch_rows(&copy_kernel<std::remove_pointer_t<decltype(type)>>, job, shape, stream, from, job, shape);
   });

@@ -24,6 +24,7 @@ __global__ void __launch_bounds__(kRowThreads) partial_kernel(const __grid_const
     const int n = min(P, channels - c);
     float total[P], v[P];
     map(total, [&](float) { return start_of(e); });
+#pragma unroll 8  // reads are under way together
     for (int x = 0; x < e.columns; ++x) {
       load_pack(first + x * e.x.pitch + c, n, e.x.packed, v);
       map_with(total, v, [&](float a, float b) { return join(a, b, e.maximum); });
@@ -40,6 +41,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
   for_each_tile<T>(job, shape, [&](int n, int c, int width, float(&total)[P]) {
     const float* partial = e.partial + static_cast<int64_t>(n) * e.rows * e.x.channels + c;
     map(total, [&](float) { return start_of(e); });
+#pragma unroll 8
     for (int row = 0; row < e.rows; ++row) {
       float v[P];
       load_pack(partial + static_cast<int64_t>(row) * e.x.channels, width, e.x.channels % 4 == 0, v);
@@ -52,11 +54,11 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
 }  // namespace
 
 cudaError_t reduce(const Reduce& e, const Job& job, cudaStream_t stream) {
-  const RowTile shape(job.commit.out.channels);
+  const RowTile shape(job.commit.out.channels, job.capacity);
   return with_type(e.x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    const cudaError_t error = launch(&partial_kernel<T>, static_cast<int64_t>(e.streams) * e.rows, kRowThreads, 0,
-                                     stream, e);
+    const cudaError_t error = launch(
+        &partial_kernel<T>, Blocks{static_cast<int64_t>(e.streams) * e.rows, kRowThreads, 0}, stream, e);
     if (error != cudaSuccess) return error;
     return launch_rows(&total_kernel<T>, job, shape, stream, e, job, shape);
   });

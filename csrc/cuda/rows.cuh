@@ -1,8 +1,9 @@
 // Tiles of whole pixels: kernels that compute a pixel channel by channel, and commit it with all of its channels.
 #pragma once
 
+#include <algorithm>
+
 #include "commit.cuh"
-#include "launch.cuh"
 
 namespace deltafx::cuda {
 
@@ -14,11 +15,11 @@ struct RowTile {
   int rows, stride;  // floats from one pixel to the next
   size_t bytes;
 
-  explicit RowTile(int channels) {
+  RowTile(int channels, int capacity) {
     stride = static_cast<int>(divide_up(channels, 8)) * 8;
-    const int fit = kTileBytes / (stride * 4);
-    rows = fit < 1 ? 1 : fit > 32 ? 32 : fit;
-    bytes = static_cast<size_t>(rows) * stride * 4;
+    const int fit = kTileBytes / (stride * 4), spread = static_cast<int>(divide_up(capacity, 8 * multiprocessors()));
+    rows = std::max(1, std::min({32, fit, spread}));
+    bytes = std::max(static_cast<size_t>(rows) * stride * 4, kStagedWords * sizeof(uint32_t));
   }
 };
 
@@ -27,24 +28,27 @@ template <class T, class F>
 __device__ void for_each_tile(const Job& job, const RowTile& shape, F fill) {
   constexpr int P = kPack<T>;
   extern __shared__ __align__(128) float tile[];
-  __shared__ int32_t pixels[32];
-  const int channels = job.commit.out.channels, packs = (channels + P - 1) / P, count = *job.count;
+  __shared__ Listed<32> listed;
+  __shared__ Found found;
+  const int count = find(job.candidates, found, reinterpret_cast<uint32_t*>(tile));
+  const int channels = job.commit.out.channels, packs = (channels + P - 1) / P;
   int updated = 0;
   for (int place = blockIdx.x * shape.rows; place < count; place += gridDim.x * shape.rows) {
     const int rows = min(shape.rows, count - place);
-    if (threadIdx.x < rows) pixels[threadIdx.x] = job.pixels[place + threadIdx.x];
+    listed.look_up(job, listed.fill(job, found, place, rows));
     __syncthreads();
     for (int k = threadIdx.x; k < rows * packs; k += blockDim.x) {
       const int row = k / packs, c = k % packs * P;
       float x[P];
-      fill(pixels[row], c, min(P, channels - c), x);
+      fill(listed.pixel[row], c, min(P, channels - c), x);
       write_tile(tile + row * shape.stride + c, x);
     }
     __syncthreads();
-    updated += commit_rows<T>(job.commit, tile, shape.stride, pixels, rows, place, 0, channels);
+    updated += channels <= 32 * P ? commit_narrow<T, 1>(job.commit, tile, shape.stride, job.commit.bias, listed, 0, rows, 0, channels)
+                                  : commit_wide<T>(job.commit, tile, shape.stride, listed, 0, rows, 0, channels);
     __syncthreads();
   }
-  if (job.commit.decision != Decision::always) count_updated(job.commit, updated);
+  end_commit(job.commit, count, updated);
 }
 
 template <class... Parameters, class... Arguments>
@@ -52,7 +56,7 @@ cudaError_t launch_rows(void (*kernel)(Parameters...), const Job& job, const Row
                         const Arguments&... arguments) {
   const int64_t tiles = divide_up(job.capacity, shape.rows);
   const int64_t blocks = static_cast<int64_t>(multiprocessors()) * kRowResident;
-  return launch(kernel, tiles < blocks ? tiles : blocks, kRowThreads, shape.bytes, stream, arguments...);
+  return launch(kernel, Blocks{std::min(tiles, blocks), kRowThreads, shape.bytes}, stream, arguments...);
 }
 
 // Walks over the taps of an output pixel: f(tap row, tap column, input pixel), in order.

@@ -1,4 +1,4 @@
-// Pointwise steps on a pack of channels of one pixel: x = f(x) or x = f(x, y). Reads each operand once.
+// Pointwise steps on packs of channels: x = f(x) or x = f(x, y). Reads each operand once.
 #pragma once
 
 #include "pack.cuh"
@@ -27,56 +27,86 @@ __device__ inline float clamp(float x, float low, float high) {
 __device__ inline float larger(float x, float y) { return x > y || x != x ? x : y; }
 __device__ inline float smaller(float x, float y) { return x < y || x != x ? x : y; }
 
-// The operand of channels c and following, n of them, of pixel p, which belongs to `stream`. `even`: c is that of a pack.
-template <class T, int P>
-__device__ inline void load_operand(const Step& step, int p, int stream, int c, int n, bool even, float (&y)[P]) {
-  if (step.kind == Operand::number) {
-    const float value = step.code == Code::add || step.code == Code::rsub ? step.b : step.a;
-    return map(y, [=](float) { return value; });
+// What a code that ends few nodes does to a pack; y is its operand.
+template <int P>
+__device__ __noinline__ void apply_code(Code code, float a, float b, const float* operand, float* pack) {
+  float x[P], y[P];
+#pragma unroll
+  for (int i = 0; i < P; ++i) x[i] = pack[i], y[i] = operand[i];
+  switch (code) {
+    case Code::leaky_relu: map(x, [=](float v) { return v > 0.0f ? v : a * v; }); break;
+    case Code::elu: map(x, [=](float v) { return v > 0.0f ? v * b : a * expm1f(v); }); break;
+    case Code::gelu: map(x, [](float v) { return 0.5f * v * (1.0f + erff(v * 0.70710678f)); }); break;
+    case Code::gelu_tanh:
+      map(x, [](float v) { return 0.5f * v * (1.0f + tanhf(0.79788456f * (v + 0.044715f * v * v * v))); }); break;
+    case Code::silu: map(x, [](float v) { return v * sigmoid(v); }); break;
+    case Code::mish: map(x, [](float v) { return v * tanhf(v > 20.0f ? v : log1pf(expf(v))); }); break;
+    case Code::sigmoid: map(x, [](float v) { return sigmoid(v); }); break;
+    case Code::tanh: map(x, [](float v) { return tanhf(v); }); break;
+    case Code::hardsigmoid: map(x, [](float v) { return clamp(v + 3.0f, 0.0f, 6.0f) / 6.0f; }); break;
+    case Code::hardswish: map(x, [](float v) { return v * clamp(v + 3.0f, 0.0f, 6.0f) / 6.0f; }); break;
+    case Code::softplus: map(x, [=](float v) { return v * a > b ? v : log1pf(expf(v * a)) / a; }); break;
+    case Code::exp: map(x, [](float v) { return expf(v); }); break;
+    case Code::sqrt: map(x, [](float v) { return sqrtf(v); }); break;
+    case Code::abs: map(x, [](float v) { return fabsf(v); }); break;
+    case Code::square: map(x, [](float v) { return v * v; }); break;
+    case Code::reciprocal: map(x, [](float v) { return 1.0f / v; }); break;
+    case Code::rsub: map_with(x, y, [=](float v, float w) { return fmaf(-a, v, w); }); break;
+    case Code::div: map_with(x, y, [](float v, float w) { return v / w; }); break;
+    case Code::rdiv: map_with(x, y, [](float v, float w) { return w / v; }); break;
+    case Code::maximum: map_with(x, y, [](float v, float w) { return larger(v, w); }); break;
+    case Code::minimum: map_with(x, y, [](float v, float w) { return smaller(v, w); }); break;
+    case Code::prelu: map_with(x, y, [](float v, float w) { return v > 0.0f ? v : w * v; }); break;
+    default: break;  // apply_step knows it
   }
-  if (step.kind == Operand::per_channel)
-    return load_pack(static_cast<const float*>(step.operand) + c, n, step.packed && even, y);
-  const T* row = static_cast<const T*>(step.operand) + (step.kind == Operand::per_stream ? stream : p) * step.pitch;
-  if (step.kind == Operand::pixel_gate) {
-    const float value = number(*row);
-    return map(y, [=](float) { return value; });
-  }
-  load_pack(row + c, n, step.packed && even, y);
+#pragma unroll
+  for (int i = 0; i < P; ++i) pack[i] = x[i];
 }
 
-template <class T, int P>
-__device__ inline void apply_step(const Step& step, int p, int stream, int c, int n, bool even, float (&x)[P]) {
+// Applies a step to a pack of channels, c and n - 1 following ones, of R pixels, which belong to `streams`. `even`: c is the
+// first of a pack. The steps that end most nodes are applied in place, the others in a function of their own.
+template <class T, int R, int P>
+__device__ inline void apply_step(const Step& step, const int (&p)[R], const int (&streams)[R], int c, int n, bool even,
+                                  float (&x)[R][P]) {
   const float a = step.a, b = step.b;
-  float y[P] = {};
-  if (step.kind != Operand::none) load_operand<T>(step, p, stream, c, n, even, y);
-  switch (step.code) {
-    case Code::relu: return map(x, [](float v) { return v < 0.0f ? 0.0f : v; });
-    case Code::clamp: return map(x, [=](float v) { return clamp(v, a, b); });
-    case Code::leaky_relu: return map(x, [=](float v) { return v > 0.0f ? v : a * v; });
-    case Code::elu: return map(x, [=](float v) { return v > 0.0f ? v * b : a * expm1f(v); });
-    case Code::gelu: return map(x, [](float v) { return 0.5f * v * (1.0f + erff(v * 0.70710678f)); });
-    case Code::gelu_tanh:
-      return map(x, [](float v) { return 0.5f * v * (1.0f + tanhf(0.79788456f * (v + 0.044715f * v * v * v))); });
-    case Code::silu: return map(x, [](float v) { return v * sigmoid(v); });
-    case Code::mish: return map(x, [](float v) { return v * tanhf(v > 20.0f ? v : log1pf(expf(v))); });
-    case Code::sigmoid: return map(x, [](float v) { return sigmoid(v); });
-    case Code::tanh: return map(x, [](float v) { return tanhf(v); });
-    case Code::hardsigmoid: return map(x, [](float v) { return clamp(v + 3.0f, 0.0f, 6.0f) / 6.0f; });
-    case Code::hardswish: return map(x, [](float v) { return v * clamp(v + 3.0f, 0.0f, 6.0f) / 6.0f; });
-    case Code::softplus: return map(x, [=](float v) { return v * a > b ? v : log1pf(expf(v * a)) / a; });
-    case Code::exp: return map(x, [](float v) { return expf(v); });
-    case Code::sqrt: return map(x, [](float v) { return sqrtf(v); });
-    case Code::abs: return map(x, [](float v) { return fabsf(v); });
-    case Code::square: return map(x, [](float v) { return v * v; });
-    case Code::reciprocal: return map(x, [](float v) { return 1.0f / v; });
-    case Code::add: return map_with(x, y, [=](float v, float w) { return fmaf(a, w, v); });
-    case Code::rsub: return map_with(x, y, [=](float v, float w) { return fmaf(-a, v, w); });
-    case Code::mul: return map_with(x, y, [](float v, float w) { return v * w; });
-    case Code::div: return map_with(x, y, [](float v, float w) { return v / w; });
-    case Code::rdiv: return map_with(x, y, [](float v, float w) { return w / v; });
-    case Code::maximum: return map_with(x, y, [](float v, float w) { return larger(v, w); });
-    case Code::minimum: return map_with(x, y, [](float v, float w) { return smaller(v, w); });
-    case Code::prelu: return map_with(x, y, [](float v, float w) { return v > 0.0f ? v : w * v; });
+  const bool packed = step.packed && even;
+  const Code code = step.code;
+  const Operand kind = step.kind;
+  const bool by_row = kind == Operand::per_pixel || kind == Operand::per_stream || kind == Operand::pixel_gate;
+  float same[P] = {};
+  Pack<T> raw[R];
+  if (kind == Operand::number) map(same, [&](float) { return code == Code::add || code == Code::rsub ? b : a; });
+  if (kind == Operand::per_channel) load_pack(static_cast<const float*>(step.operand) + c, n, packed, same);
+  if (by_row) {
+    const bool gate = kind == Operand::pixel_gate;
+#pragma unroll
+    for (int r = 0; r < R; ++r) {
+      const int row = kind == Operand::per_stream ? streams[r] : p[r];
+      const T* from = static_cast<const T*>(step.operand) + row * step.pitch;
+      raw[r] = load_raw(gate ? from : from + c, gate ? 1 : n, packed && !gate);
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < R; ++r) {
+    float y[P];
+#pragma unroll
+    for (int i = 0; i < P; ++i)
+      y[i] = !by_row ? same[i] : number(raw[r].of[kind == Operand::pixel_gate ? 0 : i]);
+    if (code == Code::add) {
+      map_with(x[r], y, [=](float s, float w) { return fmaf(a, w, s); });
+    } else if (code == Code::relu) {
+      map(x[r], [](float s) { return s < 0.0f ? 0.0f : s; });
+    } else if (code == Code::clamp) {
+      map(x[r], [=](float s) { return clamp(s, a, b); });
+    } else if (code == Code::mul) {
+      map_with(x[r], y, [](float s, float w) { return s * w; });
+    } else {
+      float t[P], u[P];
+      map_with(t, x[r], [](float, float s) { return s; });
+      map_with(u, y, [](float, float s) { return s; });
+      apply_code<P>(code, a, b, u, t);
+      map_with(x[r], t, [](float, float s) { return s; });
+    }
   }
 }
 

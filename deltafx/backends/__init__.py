@@ -24,7 +24,7 @@ class Backend(Protocol):
     """What `lower` gives to the nodes."""
 
     name: ClassVar[str]
-    pixel_major: ClassVar[bool]  # buffers lie pixel by pixel, whatever the dense operators do
+    alignment: ClassVar[int | None]  # of pixels in buffers, in bytes; None: these lie as the dense operators do it
 
     def bind(self, node: Any, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         """The kernel of a node: an object with `name`, `note`, `exact`, and `run`, `run_input` or `run_output`.

@@ -25,7 +25,7 @@ class CompiledBackend(ABC):
     """Chooses the kernels of one kind of device. Each of the methods that a backend brings may raise NoKernel."""
 
     name: ClassVar[str]  # also the type of its device
-    pixel_major: ClassVar[bool] = True
+    alignment: ClassVar[int | None] = 1
     compiled: ClassVar[Any]  # the compiled module
 
     def bind(self, node: Any, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:

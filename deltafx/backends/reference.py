@@ -29,7 +29,7 @@ class ReferenceBackend:
     """Gives every node the same kernel."""
 
     name: ClassVar[str] = "reference"
-    pixel_major: ClassVar[bool] = False  # buffers lie as the dense operators lay out their results
+    alignment: ClassVar[int | None] = None  # buffers lie as the dense operators lay out their results
 
     def bind(self, node: Any, state: NodeState, inputs: Sequence[Any], plan: Plan) -> ReferenceKernel:
         return ReferenceKernel()

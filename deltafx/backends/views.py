@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from deltafx.backends.matrix import NoKernel
 from deltafx.backends.recipe import Flags
-from deltafx.backends.window import same_pixels
+from deltafx.backends.window import Window, same_pixels
 from deltafx.ops import Concat
 from deltafx.state import Leaf, NodeState
 
@@ -22,24 +23,23 @@ if TYPE_CHECKING:
 PROBES = 4
 
 
-class MovingKernel:
+class MovingKernel(ABC):
     """Runs a node whose output pixels are its input pixels, in their order. A backend adds what is copied."""
 
     note = None
     exact = True
-    scratch: ClassVar[Any]  # the backend's Scratch and Collector
-    collector: ClassVar[Any]
 
     def __init__(self, name: str, state: NodeState, sources: Sequence[Leaf], plan: Plan, flags: Flags):
         self.name = name
         self.flags = flags
         self.collectors = []
         for leaf in state.leaves:
-            self.listed = self.scratch.of(plan, leaf.pixels)  # where the pixels of the last output are found
             window = same_pixels(leaf.pixels // leaf.pixel[0])
-            self.collectors.append(
-                self.collector([(x, "same") for x in sources], window, leaf, self.listed, moves=True)
-            )
+            self.collectors.append(self.collector([(x, "same") for x in sources], window, leaf, plan))
+
+    @abstractmethod
+    def collector(self, sources: list[tuple[Leaf, str]], window: Window, out: Leaf, plan: Plan) -> Any:
+        """What passes the masks of the sources on to an output."""
 
 
 def viewed(node: DeltaNode, state: NodeState, inputs: Sequence[Any]) -> Leaf:

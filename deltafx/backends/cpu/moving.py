@@ -13,7 +13,8 @@ from deltafx.backends.cpu.kernel import Collector, Scratch, operators
 from deltafx.backends.matrix import matrix, matrix_of
 from deltafx.backends.recipe import Flags
 from deltafx.backends.views import joined, viewed
-from deltafx.state import NodeState
+from deltafx.backends.window import Window
+from deltafx.state import Leaf, NodeState
 
 if TYPE_CHECKING:
     from deltafx.node import DeltaNode
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 
 
 class MovingKernel(views.MovingKernel):
-    scratch = Scratch
-    collector = Collector
-
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.copies: list[tuple[Tensor, tuple]] = []
+
+    def collector(self, sources: list[tuple[Leaf, str]], window: Window, out: Leaf, plan: Plan) -> Collector:
+        self.listed = Scratch.of(plan, out.pixels)  # where the pixels of the last output are found
+        return Collector(sources, window, out, self.listed, moves=True)
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         refresh = self.flags.of(state)

@@ -15,7 +15,7 @@ from deltafx.backends.compiled import CompiledBackend
 from deltafx.backends.cuda import fake, moving
 from deltafx.backends.cuda.entering import InputKernel
 from deltafx.backends.cuda.kernel import CompiledKernel
-from deltafx.backends.cuda.product import multiply
+from deltafx.backends.cuda.product import PIECE_BYTES, multiply
 from deltafx.backends.recipe import Flags, Product, Recipe
 from deltafx.backends.reference import ReferenceKernel
 from deltafx.node import DeltaNode, DenseToDelta
@@ -39,6 +39,7 @@ class CudaBackend(CompiledBackend):
     """Chooses the kernels."""
 
     name: ClassVar[str] = "cuda"
+    alignment: ClassVar[int | None] = PIECE_BYTES  # what is gathered at once
     compiled: ClassVar[Any] = _cuda
 
     def product(self, product: Product) -> Recipe:

@@ -1,4 +1,4 @@
-"""A compiled node: everything it works on is bound when the plan is filled, so that a frame is two operator calls.
+"""A compiled node: everything it works on is bound when the plan is filled, so that a frame is one operator call, or two.
 
 The number of pixels that a node computes stands on the device only: no call waits for it.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from deltafx import _cuda
 from deltafx.backends.compiled import decision
+from deltafx.backends.cuda.candidates import Candidates, Marks
 from deltafx.backends.matrix import NoKernel, matrix
 from deltafx.backends.recipe import Flags, Recipe
-from deltafx.backends.window import Window
-from deltafx.state import Leaf, NodeState
+from deltafx.state import COMPUTED_SUM, Leaf, NodeState
 
 if TYPE_CHECKING:
     from deltafx.node import DeltaNode
@@ -25,22 +25,6 @@ if TYPE_CHECKING:
 operators = torch.ops.deltafx_cuda
 
 WIDEST_PIXEL = 22_000  # channels: a pixel that is not split among blocks stands in shared memory as float32
-
-
-class Scratch:
-    """What lives only while one node runs; shared by all nodes of a plan that have as many pixels."""
-
-    def __init__(self, pixels: int, device: torch.device):
-        self.pixels = torch.zeros(pixels, dtype=torch.int32, device=device)
-        self.claims = torch.zeros(pixels, dtype=torch.int32, device=device)
-        self.count = torch.zeros(1, dtype=torch.int32, device=device)
-        self.scan = torch.zeros(2 + _cuda.scan_blocks(pixels), dtype=torch.int64, device=device)
-
-    @classmethod
-    def of(cls, plan: Plan, pixels: int) -> Scratch:
-        if pixels not in plan.scratch:
-            plan.scratch[pixels] = cls(pixels, plan.stale.device)
-        return plan.scratch[pixels]
 
 
 class Whole:
@@ -64,37 +48,6 @@ class Whole:
         return part.view(like.dtype).view(like.shape)
 
 
-class Collector:
-    """Finds the pixels that a node has to compute."""
-
-    def __init__(self, sources: Sequence[tuple[Leaf, str]], window: Window, out: Leaf, scratch: Scratch, moves: bool):
-        if len(sources) > _cuda.max_sources:
-            raise NoKernel(f"it has more than {_cuda.max_sources} inputs")
-        windowed = "whole" if reads_everything(window) else "same" if reads_itself(window) else "window"
-        relations = [_cuda.relations[windowed if name == "window" else name] for _, name in sources]
-        masks = [leaf.mask for leaf, _ in sources]
-        window = window.to(out.device)
-        self.before = (masks, [leaf.tally for leaf, _ in sources], relations, *window.arguments)
-        self.after = (moves, scratch.pixels, scratch.claims, scratch.count, scratch.scan, out.mask, out.tally)
-
-    def __call__(self, refresh: Tensor) -> None:
-        operators.collect.default(*self.before, refresh, *self.after)
-
-
-def reads_everything(window: Window) -> bool:
-    """Whether it is one output pixel that reads all of its stream."""
-    return window.pixels == 1 and covers(window.rows, window.in_rows) and covers(window.columns, window.in_columns)
-
-
-def reads_itself(window: Window) -> bool:
-    """Whether every output pixel reads the input pixel in its place, as with a 1x1 kernel of stride 1."""
-    return window.taps == 1 and covers(window.rows, window.in_rows) and covers(window.columns, window.in_columns)
-
-
-def covers(axis: Tensor, size: int) -> bool:
-    return torch.equal(axis.flatten(), torch.arange(size, dtype=axis.dtype))
-
-
 class CompiledKernel:
     """Runs one node of one plan."""
 
@@ -110,14 +63,15 @@ class CompiledKernel:
             raise NoKernel(f"it has more than {WIDEST_PIXEL:,} channels")
         if len(recipe.steps.codes) > 2 * _cuda.max_steps:
             raise NoKernel(f"it has more than {_cuda.max_steps} steps")
-        scratch = Scratch.of(plan, leaf.pixels)
         self.flags = flags
         self.name = recipe.operator
         self.leaf, self.value, self.out = leaf, leaf.value, out
-        self.collect = Collector([*recipe.sources, *recipe.steps.sources], recipe.window, leaf, scratch, moves=False)
+        self.collect = Candidates([*recipe.sources, *recipe.steps.sources], recipe.window, leaf, plan)
+        self.marks = Marks.of(plan)
+        self.marks.add(leaf.mask, leaf.tally[:COMPUTED_SUM])
         self.operator = getattr(operators, recipe.operator).default
         self.arguments = tuple(on(leaf.device, x) for x in recipe.arguments)
-        self.steps = (scratch.pixels, scratch.claims, scratch.count, *recipe.steps.arguments)
+        self.steps = (*self.collect.arguments, *recipe.steps.arguments)
         self.ending = (out, leaf.mask, leaf.tally)
         self.truncation = node.truncation
         self.whole: Whole | None = None
@@ -127,6 +81,7 @@ class CompiledKernel:
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         refresh = self.flags.of(state)
+        self.marks.begin(plan)
         self.collect(refresh)
         leaf = self.leaf
         forced, threshold, max_norm = decision(self.truncation, state, leaf, plan)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from deltafx.backends import views
-from deltafx.backends.cuda.kernel import WIDEST_PIXEL, Collector, Scratch, operators
+from deltafx.backends.cuda.candidates import Candidates, Marks
+from deltafx.backends.cuda.kernel import WIDEST_PIXEL, operators
 from deltafx.backends.matrix import NoKernel, matrix, matrix_of
 from deltafx.backends.recipe import Flags
 from deltafx.backends.views import joined, viewed
-from deltafx.state import NodeState
+from deltafx.backends.window import Window
+from deltafx.state import COMPUTED_SUM, Leaf, NodeState
 
 if TYPE_CHECKING:
     from deltafx.node import DeltaNode
@@ -21,20 +23,24 @@ if TYPE_CHECKING:
 
 class MovingKernel(views.MovingKernel):
     captured = True  # in a CUDA graph: it neither waits nor allocates
-    scratch = Scratch
-    collector = Collector
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.copies: list[tuple[Tensor, Tensor]] = []
 
+    def collector(self, sources: list[tuple[Leaf, str]], window: Window, out: Leaf, plan: Plan) -> Candidates:
+        self.marks = Marks.of(plan)
+        self.marks.add(out.tally[:COMPUTED_SUM])
+        return Candidates(sources, window, out, plan, moves=True)
+
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         refresh = self.flags.of(state)
+        self.marks.begin(plan)
         for collect in self.collectors:
             collect(refresh)
-        pixels = (self.listed.pixels, self.listed.claims, self.listed.count)
         for source, target in self.copies:
-            operators.copy.default(source, *pixels, [], [], [], None, refresh, 0.0, False, target, None, None)
+            candidates = self.collectors[-1].arguments
+            operators.copy.default(source, *candidates, [], [], [], None, refresh, 0.0, False, target, None, None)
         return state.deltas
 
 

@@ -7,8 +7,10 @@ from torch import Tensor
 
 from deltafx.backends.matrix import NoKernel, matrix_of
 from deltafx.backends.recipe import Product, Recipe
+from deltafx.state import Leaf
 
-STEP_BYTES = 128  # of depth that the kernel takes at once
+STEP_BYTES, PIECE_BYTES = 128, 16  # of depth that the kernel takes at once, and that a thread loads
+ROWS = 64  # output channels that lie together
 WIDEST_WINDOW = 64  # rows and columns of taps, whose places stand in shared memory
 NARROW = 16  # channels of a group: a tile of 64 would be mostly empty
 
@@ -24,9 +26,20 @@ def multiply(p: Product) -> Recipe:
         return Recipe("depthwise", (x, by_channel, *p.window.arguments), [p.source], p.window, steps)
     if p.window.rows.shape[1] + p.window.columns.shape[1] > WIDEST_WINDOW:
         raise NoKernel(f"a window of more than {WIDEST_WINDOW} rows and columns has no compiled kernel")
+    weight = p.weight
+    if groups == 1:
+        x = filled_up(p.x)
+        weight = torch.nn.functional.pad(weight, (0, 0, 0, x.shape[1] - per_group))
     exact = p.x.dtype == torch.float32 and not rounds_to_tf32(p.kind)
-    arguments = (x, pack(p.weight, p.x.dtype), groups, *p.window.arguments, exact)
+    arguments = (x, pack(weight, p.x.dtype), groups, *p.window.arguments, exact)
     return Recipe("convolve", arguments, [p.source], p.window, steps)
+
+
+def filled_up(leaf: Leaf) -> Tensor:
+    """The pixels of a feature map, `[pixels, channels]`, with the zeros that its buffer was filled up with."""
+    x, (_, sizes) = matrix_of(leaf), leaf.layout()
+    whole = leaf.own and len(leaf.pixel) == len(leaf.shape) and x.stride(0) == sizes[-1] > x.shape[1]
+    return x.as_strided((x.shape[0], sizes[-1]), x.stride()) if whole else x
 
 
 def rounds_to_tf32(kind: str) -> bool:
@@ -35,8 +48,20 @@ def rounds_to_tf32(kind: str) -> bool:
 
 
 def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Weights `[groups, taps, in, out]` as the kernel reads them: `[groups * out, taps * in]`, filled up with zeros."""
-    rows = weight.permute(0, 3, 1, 2).flatten(2).flatten(0, 1).to(dtype)
-    step = STEP_BYTES // dtype.itemsize
-    depth = -(-rows.shape[1] // step) * step
-    return torch.nn.functional.pad(rows, (0, depth - rows.shape[1])).contiguous()
+    """Weights `[groups, taps, in, out]` as the kernel reads them: `[groups, out / 64, depth / step, 64, step]`.
+
+    The depth is `[taps, in]`, filled up with zeros to whole steps. Where the channels are whole steps it is
+    `[in / step, taps, step]`, so that what neighbouring taps gather is soon gathered again. In each of 64 rows of a step,
+    the pieces of 16 bytes are exchanged as the kernel has them in shared memory.
+    """
+    step, piece = STEP_BYTES // dtype.itemsize, PIECE_BYTES // dtype.itemsize
+    groups, taps, channels, out = weight.shape
+    rows = weight.permute(0, 3, 1, 2).to(dtype)
+    if channels % step == 0:
+        rows = rows.unflatten(3, (-1, step)).transpose(2, 3)
+    rows = rows.flatten(2)
+    rows = torch.nn.functional.pad(rows, (0, -rows.shape[2] % step, 0, -out % ROWS))
+    blocks = rows.view(groups, -1, ROWS, rows.shape[2] // step, step // piece, piece).transpose(2, 3)
+    row, place = torch.arange(ROWS).unsqueeze(1), torch.arange(step // piece)
+    order = (place ^ (row & 7)).to(weight.device).view(1, 1, 1, *row.shape[:1], -1, 1).expand(blocks.shape)
+    return blocks.gather(4, order).contiguous()

@@ -94,6 +94,50 @@ def test_a_pixel_does_not_depend_on_how_many_are_computed_with_it() -> None:
         assert torch.equal(dm(x), whole)
 
 
+# Input channels, output channels, height, width, streams, and what else a convolution is made with. Some maps are so small that
+# every block finds its pixels, others are collected; some rows are whole words; some depths are shared by several blocks.
+CONVOLUTIONS = {
+    "3x3": (64, 64, 45, 80, 2, {"kernel_size": 3, "padding": 1}),
+    "3x3, large map": (64, 72, 180, 320, 2, {"kernel_size": 3, "padding": 1}),
+    "3x3, deep": (512, 136, 23, 40, 2, {"kernel_size": 3, "padding": 1}),
+    "3x3, rows of 17": (256, 256, 12, 17, 3, {"kernel_size": 3, "padding": 1}),
+    "3x3, stride 2": (128, 128, 90, 160, 1, {"kernel_size": 3, "padding": 1, "stride": 2}),
+    "3x3, stride 3, dilation 2": (32, 40, 61, 95, 2, {"kernel_size": 3, "padding": 2, "stride": 3, "dilation": 2}),
+    "1x1": (256, 512, 45, 80, 2, {"kernel_size": 1}),
+    "1x1, large map": (64, 256, 180, 320, 3, {"kernel_size": 1}),
+    "1x1, stride 2": (256, 128, 45, 81, 2, {"kernel_size": 1, "stride": 2}),
+    "5x5, groups": (96, 48, 33, 50, 2, {"kernel_size": 5, "padding": 2, "groups": 3}),
+    "7x7, three channels": (3, 64, 97, 131, 2, {"kernel_size": 7, "padding": 3, "stride": 2}),
+    "7x7, large map": (3, 64, 360, 640, 2, {"kernel_size": 7, "padding": 3, "stride": 2}),
+    "reflected": (64, 64, 30, 44, 2, {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"}),
+    "many streams": (64, 64, 1, 1, 40, {"kernel_size": 1}),
+    "odd channels": (33, 65, 31, 45, 2, {"kernel_size": 3, "padding": 1}),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_of_every_shape(name: str, dtype: torch.dtype) -> None:
+    """The dense result, and after changes the bits of a fresh network, with exactly the pixels computed that must be."""
+    torch.manual_seed(0)
+    channels, out, height, width, streams, options = CONVOLUTIONS[name]
+    model = nn.Sequential(nn.Conv2d(channels, out, **options), nn.ReLU()).eval().to("cuda", dtype)
+    dm, reference = (deltafx.convert(model, backend=each) for each in ("cuda", "reference"))
+    x = torch.randn(streams, channels, height, width, device="cuda").to(dtype)
+    for place in (0, 0.3, 0.9, 0.95):
+        y, z = int(place * height), int(place * width)
+        x[-1, :, y : y + 9, z : z + 14] += 1
+        got = dm(x)
+        exact, dense = model.double()(x.double()), model.to(dtype)(x)
+        assert relative_error([got], [exact]) <= 3 * relative_error([dense], [exact]) + 1e-6
+        reference(x)
+        counts = [deltafx.report(each).totals["macs"] for each in (dm, reference)]
+        assert counts[0] == counts[1], place
+    fresh = deltafx.convert(model, backend="cuda")
+    assert torch.equal(fresh(x), dm(x))
+    assert not [node for node in deltafx.report(dm).nodes if node.note]
+
+
 def test_8_bit_frames() -> None:
     """Normalised on the device, where they changed; in any layout."""
     model = on_device(network())
