@@ -7,11 +7,15 @@ are on the device, so the same graph serves every frame, refreshes included.
 from __future__ import annotations
 
 import gc
+import operator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
+from deltafx.delta import Delta
 from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.plan import scale_name
 
@@ -21,35 +25,62 @@ if TYPE_CHECKING:
 EAGER_FRAMES = 2  # before the capture: the first is in full, and both make what is made when it is first needed
 
 
+class NotCaptured(Exception):
+    """Something in a frame is not done by compiled CUDA kernels."""
+
+
 class FrameGraph:
-    """The captured nodes of one plan, for one forced mask or none."""
+    """The captured nodes of one plan, for one forced mask or none; or NotCaptured."""
 
     def __init__(self, graph_module: fx.GraphModule, plan: Plan):
         self.plan = plan
         self.forced = plan.forced_mask
         self.entering: list[tuple[int, DenseToDelta]] = []
         self.inner: list[tuple[DeltaNode, tuple]] = []
-        self.leaving: list[tuple[fx.Node, DeltaToDense, tuple]] = []
+        self.leaving: list[tuple[fx.Node, Callable, tuple, dict]] = []  # with what is made of the outputs
         self.graph: torch.cuda.CUDAGraph | None = None
-        values: dict[fx.Node, Any] = {}
-        placeholders = 0
+        self.values: dict[fx.Node, Any] = {}  # which are the same in every frame
         for node in graph_module.graph.nodes:
-            module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-            args = fx.node.map_arg(node.args, values.get)
-            if node.op == "placeholder":
-                values[node] = placeholders
-                placeholders += 1
-            elif isinstance(module, DenseToDelta):
-                self.entering.append((args[0], module))
-                values[node] = plan.nodes[module.path].deltas
-            elif isinstance(module, DeltaNode):
-                state = plan.nodes.get(module.path)
-                if state is not None:
-                    self.inner.append((module, args))
-                values[node] = plan.constant(module, args) if state is None else state.deltas
-            elif isinstance(module, DeltaToDense):
-                self.leaving.append((node, module, args))
+            if node.op != "output":
+                self.add(node, graph_module)
         self.output = graph_module.graph.output_node().args[0]
+
+    def add(self, node: fx.Node, graph_module: fx.GraphModule) -> None:
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        late = {left for left, *_ in self.leaving}
+        if isinstance(module, DeltaToDense):
+            self.leaving.append((node, module, node.args, {}))
+            return
+        if node.op == "call_function" and late.intersection(node.all_input_nodes):
+            self.leaving.append((node, node.target, node.args, node.kwargs))  # type: ignore[arg-type]
+            return
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
+        if node.op == "placeholder":
+            self.values[node] = len([other for other in self.values if other.op == "placeholder"])
+        elif node.op == "get_attr":
+            self.values[node] = operator.attrgetter(str(node.target))(graph_module)
+        elif isinstance(module, DenseToDelta):
+            if self.inner:
+                raise NotCaptured(f"{node}: an input after the first node")
+            self.entering.append((self.values[node.all_input_nodes[0]], module))
+            self.values[node] = self.plan.nodes[module.path].deltas
+        elif isinstance(module, DeltaNode):
+            self.values[node] = self.add_inner(module, args)
+        elif node.op == "call_function" and not any(n.op == "placeholder" for n in node.all_input_nodes):
+            self.values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+            if any(isinstance(leaf, (torch.Tensor, Delta)) for leaf in pytree.tree_leaves(self.values[node])):
+                raise NotCaptured(f"{node}: it is no shape arithmetic")
+        else:
+            raise NotCaptured(f"{node}: {node.op}")
+
+    def add_inner(self, module: DeltaNode, args: tuple) -> Any:
+        state = self.plan.nodes.get(module.path)
+        if state is None:
+            return self.plan.constant(module, args)
+        if not getattr(state.kernel, "captured", False):
+            raise NotCaptured(f"{module.path}: its kernel")
+        self.inner.append((module, args))
+        return state.deltas
 
     def capture(self) -> None:
         self.graph = torch.cuda.CUDAGraph()
@@ -77,8 +108,11 @@ class FrameGraph:
             self.graph.replay()
         for module, _ in self.inner:
             self.plan.nodes[module.path].last_frame = self.plan.frame
-        results = {node: module(*args) for node, module, args in self.leaving}
-        return fx.node.map_arg(self.output, results.get)
+        results = dict(self.values)
+        for node, function, args, kwargs in self.leaving:
+            args, kwargs = fx.node.map_arg((args, kwargs), results.__getitem__)
+            results[node] = function(*args, **kwargs)
+        return fx.node.map_arg(self.output, results.__getitem__)
 
 
 def frame_graph(graph_module: fx.GraphModule, plan: Plan | None) -> FrameGraph | None:
@@ -99,23 +133,10 @@ def can_be_captured(graph_module: fx.GraphModule, plan: Plan) -> bool:
     """Whether all that a frame does between its inputs and outputs is done by compiled CUDA kernels."""
     if plan.stale.device.type != "cuda" or plan.checker is not None or plan.profiles:
         return False
-    entered = False
-    for node in graph_module.graph.nodes:
-        if node.op in ("placeholder", "get_attr", "output"):
-            continue
-        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, DenseToDelta):
-            if entered:
-                return False  # a second input after the first node
-            continue
-        if isinstance(module, DeltaNode):
-            entered = True
-            state = plan.nodes.get(module.path)
-            if state is not None and not getattr(state.kernel, "captured", False):
-                return False
-        elif not isinstance(module, DeltaToDense):
-            return False
-    return entered
+    try:
+        return bool(FrameGraph(graph_module, plan).inner)
+    except NotCaptured:
+        return False
 
 
 def is_settled(graph_module: fx.GraphModule, plan: Plan) -> bool:

@@ -84,7 +84,7 @@ class Leaf:
         """The order in which the dimensions lie in memory, and how long the buffer is in each.
 
         They lie as the dense operator laid out its result. Or, with `alignment`, first those that tell pixels apart and
-        then the channels, so that a pixel lies in one piece; that is filled up where it would be odd, as 3 channels are.
+        then the channels, so that a pixel lies in one piece; it is filled up where it would be odd, as 3 channels are.
         """
         order = sorted(range(len(self.shape)), key=lambda d: (-self.stride[d], d))
         if self.alignment is None or len(self.pixel) != len(self.shape):

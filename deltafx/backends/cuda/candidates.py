@@ -1,4 +1,4 @@
-"""The pixels that a node has to compute, as its kernel is told of them: by the rule, or by what `collect` wrote down."""
+"""The pixels that a node has to compute, as its kernel learns of them: by the rule, or by what `collect` wrote."""
 
 from __future__ import annotations
 

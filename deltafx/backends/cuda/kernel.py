@@ -1,4 +1,4 @@
-"""A compiled node: everything it works on is bound when the plan is filled, so that a frame is one operator call, or two.
+"""A compiled node: all that it works on is bound when the plan is filled, so that a frame is one operator call, or two.
 
 The number of pixels that a node computes stands on the device only: no call waits for it.
 """

@@ -51,11 +51,11 @@ def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
     """Weights `[groups, taps, in, out]` as the kernel reads them: `[groups, out / 64, depth / step, 64, step]`.
 
     The depth is `[taps, in]`, filled up with zeros to whole steps. Where the channels are whole steps it is
-    `[in / step, taps, step]`, so that what neighbouring taps gather is soon gathered again. In each of 64 rows of a step,
-    the pieces of 16 bytes are exchanged as the kernel has them in shared memory.
+    `[in / step, taps, step]`, so that what neighbouring taps gather is soon gathered again. In each of 64 rows of a
+    step, the pieces of 16 bytes are exchanged as the kernel has them in shared memory.
     """
     step, piece = STEP_BYTES // dtype.itemsize, PIECE_BYTES // dtype.itemsize
-    groups, taps, channels, out = weight.shape
+    groups, _, channels, out = weight.shape
     rows = weight.permute(0, 3, 1, 2).to(dtype)
     if channels % step == 0:
         rows = rows.unflatten(3, (-1, step)).transpose(2, 3)
@@ -63,5 +63,5 @@ def pack(weight: Tensor, dtype: torch.dtype) -> Tensor:
     rows = torch.nn.functional.pad(rows, (0, -rows.shape[2] % step, 0, -out % ROWS))
     blocks = rows.view(groups, -1, ROWS, rows.shape[2] // step, step // piece, piece).transpose(2, 3)
     row, place = torch.arange(ROWS).unsqueeze(1), torch.arange(step // piece)
-    order = (place ^ (row & 7)).to(weight.device).view(1, 1, 1, *row.shape[:1], -1, 1).expand(blocks.shape)
+    order = (place ^ (row & 7)).to(weight.device).view(1, 1, 1, ROWS, -1, 1).expand(blocks.shape)
     return blocks.gather(4, order).contiguous()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deltafx
@@ -94,8 +95,9 @@ def test_a_pixel_does_not_depend_on_how_many_are_computed_with_it() -> None:
         assert torch.equal(dm(x), whole)
 
 
-# Input channels, output channels, height, width, streams, and what else a convolution is made with. Some maps are so small that
-# every block finds its pixels, others are collected; some rows are whole words; some depths are shared by several blocks.
+# Input channels, output channels, height, width, streams, and what else a convolution is made with. Some maps are so
+# small that every block finds its pixels, others are collected; some rows are whole words; some depths are shared by
+# several blocks.
 CONVOLUTIONS = {
     "3x3": (64, 64, 45, 80, 2, {"kernel_size": 3, "padding": 1}),
     "3x3, large map": (64, 72, 180, 320, 2, {"kernel_size": 3, "padding": 1}),
@@ -118,7 +120,7 @@ CONVOLUTIONS = {
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions_of_every_shape(name: str, dtype: torch.dtype) -> None:
-    """The dense result, and after changes the bits of a fresh network, with exactly the pixels computed that must be."""
+    """The dense result, and after changes the bits of a fresh network; exactly the pixels computed that must be."""
     torch.manual_seed(0)
     channels, out, height, width, streams, options = CONVOLUTIONS[name]
     model = nn.Sequential(nn.Conv2d(channels, out, **options), nn.ReLU()).eval().to("cuda", dtype)
@@ -167,6 +169,29 @@ def test_no_frame_waits_for_the_device_or_allocates() -> None:
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+
+
+class Segmentation(nn.Module):
+    """Resized to the frame's own shape, in a dictionary, as torchvision's segmentation networks do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.backbone, self.head = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(16, 5, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.head(self.backbone(x).relu())
+        return {"out": F.interpolate(y, size=x.shape[-2:], mode="bilinear", align_corners=False), "small": y}
+
+
+def test_shape_arithmetic_and_dictionaries_do_not_keep_a_frame_from_being_one_graph() -> None:
+    model = on_device(Segmentation().eval())
+    dm = deltafx.convert(model, backend="cuda")
+    for picture in frames(5):
+        got, want = dm(picture), model(picture)
+        assert relative_error(tensors_of(got), tensors_of(want)) < 1e-5
+        assert list(got) == ["out", "small"]
+    assert dm.runtime.plans[0].frame_graph is not None
 
 
 def test_it_runs_on_the_current_stream() -> None:

@@ -1,0 +1,46 @@
+"""What is taken apart for a CUDA graph; the graph itself needs a device (tests/backends/cuda)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import deltafx
+from deltafx.frame_graph import FrameGraph, NotCaptured
+
+
+class Resized(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 4, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        y = self.conv(x)
+        z = nn.functional.interpolate(y, size=x.shape[-2:])
+        return OrderedDict(out=z, both=[y, z])
+
+
+def taken_apart(captured: bool = True) -> FrameGraph:
+    dm = deltafx.convert(Resized().eval(), backend="reference")
+    dm(torch.rand(2, 3, 12, 16))
+    plan = dm.runtime.plans[0]
+    for state in plan.nodes.values():
+        state.kernel.captured = captured
+    return FrameGraph(dm, plan)
+
+
+def test_shape_arithmetic_is_done_once_and_outputs_are_put_together_in_every_frame() -> None:
+    graph = taken_apart()
+    assert len(graph.entering) == 1
+    assert [module.path for module, _ in graph.inner] == ["conv", "interpolate"]
+    assert torch.Size([12, 16]) in graph.values.values()
+    assert [getattr(function, "path", function) for _, function, *_ in graph.leaving][-1] is OrderedDict
+
+
+def test_a_kernel_that_waits_is_not_captured() -> None:
+    with pytest.raises(NotCaptured, match="conv"):
+        taken_apart(captured=False)
