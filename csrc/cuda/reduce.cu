@@ -10,6 +10,30 @@ __device__ inline float join(float total, float x, bool larger_wins) {
   return larger_wins ? larger(total, x) : total + x;
 }
 
+// Joins `count` packs that are `pitch` apart. Where they are whole, eight reads are under way together.
+template <class T, int P>
+__device__ void join_packs(const T* from, int64_t pitch, int count, int n, bool packed, bool larger_wins, float (&total)[P]) {
+  static_assert(P % kPack<T> == 0, "whole pieces");
+  if (packed && n >= P) {
+#pragma unroll 8
+    for (int k = 0; k < count; ++k) {
+      Pack<T> raw[P / kPack<T>];
+#pragma unroll
+      for (int i = 0; i < P / kPack<T>; ++i)
+        *reinterpret_cast<uint4*>(raw[i].of) = reinterpret_cast<const uint4*>(from + k * pitch)[i];
+#pragma unroll
+      for (int i = 0; i < P; ++i) total[i] = join(total[i], number(raw[i / kPack<T>].of[i % kPack<T>]), larger_wins);
+    }
+    return;
+  }
+#pragma unroll 1
+  for (int k = 0; k < count; ++k) {
+    float v[P];
+    load_pack(from + k * pitch, n, packed, v);
+    map_with(total, v, [&](float a, float b) { return join(a, b, larger_wins); });
+  }
+}
+
 // One block for each image row.
 template <class T>
 __global__ void __launch_bounds__(kRowThreads) partial_kernel(const __grid_constant__ Reduce e) {
@@ -22,13 +46,9 @@ __global__ void __launch_bounds__(kRowThreads) partial_kernel(const __grid_const
   const T* first = static_cast<const T*>(e.x.data) + static_cast<int64_t>(line) * e.columns * e.x.pitch;
   for (int c = threadIdx.x * P; c < channels; c += blockDim.x * P) {
     const int n = min(P, channels - c);
-    float total[P], v[P];
+    float total[P];
     map(total, [&](float) { return start_of(e); });
-#pragma unroll 8  // reads are under way together
-    for (int x = 0; x < e.columns; ++x) {
-      load_pack(first + x * e.x.pitch + c, n, e.x.packed, v);
-      map_with(total, v, [&](float a, float b) { return join(a, b, e.maximum); });
-    }
+    join_packs(first + c, e.x.pitch, e.columns, n, e.x.packed, e.maximum, total);
     store_pack(e.partial + static_cast<int64_t>(line) * channels + c, n, false, total);
   }
 }
@@ -41,12 +61,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
   for_each_tile<T>(job, shape, [&](int n, int c, int width, float(&total)[P]) {
     const float* partial = e.partial + static_cast<int64_t>(n) * e.rows * e.x.channels + c;
     map(total, [&](float) { return start_of(e); });
-#pragma unroll 8
-    for (int row = 0; row < e.rows; ++row) {
-      float v[P];
-      load_pack(partial + static_cast<int64_t>(row) * e.x.channels, width, e.x.channels % 4 == 0, v);
-      map_with(total, v, [&](float a, float b) { return join(a, b, e.maximum); });
-    }
+    join_packs(partial, e.x.channels, e.rows, width, e.x.channels % 4 == 0, e.maximum, total);
     if (!e.maximum) map(total, [&](float v) { return v * e.scale; });
   });
 }
