@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import pytest
@@ -14,16 +13,16 @@ from deltafx.measure import relative_error, tensors_of
 from deltafx.testing import clip
 from tests.networks.networks import each, network
 
-SIZE = (97, 131)  # odd, and not square
+SIZE = (77, 91)  # odd, and not square
 # Dense runs of a layer round in another order than the compiled kernels do.
 BACKENDS = {"cpu": {"dense_switch": False}, "reference": {}}
 LONG = {("resnet18", "cpu"): 500, ("mobilenet_v2", "cpu"): 500, ("shufflenet_v2_x1_0", "cpu"): 500}
 CASES = each(("cpu", "value"), ("reference", "value"))
 
 
-@functools.lru_cache(maxsize=2)  # a process that shares the tests with others goes to and fro between networks
-def named(name: str) -> nn.Module:
-    return network(name, *SIZE)
+@pytest.fixture(scope="module")  # so that pytest puts the tests of a network together
+def named(request: Any) -> tuple[str, nn.Module]:
+    return request.param, network(request.param, *SIZE)
 
 
 def flipped(result: Any) -> list[Tensor]:
@@ -34,9 +33,9 @@ def convert(model: nn.Module, backend: str) -> nn.Module:
     return deltafx.convert(model, backend=backend, options=BACKENDS[backend])
 
 
-@pytest.mark.parametrize(("name", "backend", "payload"), CASES)
-def test_history_leaves_no_trace(name, backend, payload):
-    model = named(name)
+@pytest.mark.parametrize(("named", "backend", "payload"), CASES, indirect=["named"])
+def test_history_leaves_no_trace(named, backend, payload):
+    name, model = named
     dm = convert(model, backend)
     for frame in clip(LONG.get((name, backend), 40), *SIZE):
         got = tensors_of(dm(frame))
@@ -45,9 +44,9 @@ def test_history_leaves_no_trace(name, backend, payload):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("name", "backend", "payload"), CASES)
-def test_streams_may_change_places(name, backend, payload):
-    model = named(name)
+@pytest.mark.parametrize(("named", "backend", "payload"), CASES, indirect=["named"])
+def test_streams_may_change_places(named, backend, payload):
+    _, model = named
     dm, other = convert(model, backend), convert(model, backend)
     dense = fx.Interpreter(dm)
     for frame in list(clip(20, *SIZE))[10:]:
