@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -20,9 +21,9 @@ LONG = {("resnet18", "cpu"): 500, ("mobilenet_v2", "cpu"): 500, ("shufflenet_v2_
 CASES = each(("cpu", "value"), ("reference", "value"))
 
 
-@pytest.fixture(scope="module")  # so that pytest puts the tests of a network together
-def named(request: Any) -> tuple[str, nn.Module]:
-    return request.param, network(request.param, *SIZE)
+@functools.lru_cache(maxsize=1)  # the tests of a network follow each other: tests/conftest.py
+def named(name: str) -> nn.Module:
+    return network(name, *SIZE)
 
 
 def flipped(result: Any) -> list[Tensor]:
@@ -33,9 +34,9 @@ def convert(model: nn.Module, backend: str) -> nn.Module:
     return deltafx.convert(model, backend=backend, options=BACKENDS[backend])
 
 
-@pytest.mark.parametrize(("named", "backend", "payload"), CASES, indirect=["named"])
-def test_history_leaves_no_trace(named, backend, payload):
-    name, model = named
+@pytest.mark.parametrize(("name", "backend", "payload"), CASES)
+def test_history_leaves_no_trace(name, backend, payload):
+    model = named(name)
     dm = convert(model, backend)
     for frame in clip(LONG.get((name, backend), 40), *SIZE):
         got = tensors_of(dm(frame))
@@ -44,9 +45,9 @@ def test_history_leaves_no_trace(named, backend, payload):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("named", "backend", "payload"), CASES, indirect=["named"])
-def test_streams_may_change_places(named, backend, payload):
-    _, model = named
+@pytest.mark.parametrize(("name", "backend", "payload"), CASES)
+def test_streams_may_change_places(name, backend, payload):
+    model = named(name)
     dm, other = convert(model, backend), convert(model, backend)
     dense = fx.Interpreter(dm)
     for frame in list(clip(20, *SIZE))[10:]:
