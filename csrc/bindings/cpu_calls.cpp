@@ -55,9 +55,10 @@ void count_updated(int64_t* tally, int64_t updated) {
 
 static Window window_of(const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns) {
   TORCH_CHECK_VALUE(rows.dim() == 2 && columns.dim() == 2, "window: tables [outputs, taps] are needed");
-  return {data<int32_t>(rows, at::kInt, rows.numel(), "rows"),
-          data<int32_t>(columns, at::kInt, columns.numel(), "columns"),
-          rows.size(1), columns.size(1), in_rows, in_columns, rows.size(0), columns.size(0)};
+  const int32_t* ys = data<int32_t>(rows, at::kInt, rows.numel(), "rows");
+  const int32_t* xs = data<int32_t>(columns, at::kInt, columns.numel(), "columns");
+  return {ys, xs, rows.size(1), columns.size(1), in_rows, in_columns, rows.size(0), columns.size(0),
+          inner_of(ys, rows.size(0), rows.size(1)), inner_of(xs, columns.size(0), columns.size(1))};
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
