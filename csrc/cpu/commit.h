@@ -2,6 +2,25 @@
 // withhold or write, set the mask. Reads the tile, the operands of the steps and the old values once; writes what changed.
 #pragma once
 
+// A first step that bounds what comes out of a kernel, which does so before it stores: min(high, max(low, x)).
+struct Bounds {
+  Vec low = Vec::all(-INFINITY), high = Vec::all(INFINITY);
+
+  Vec operator()(Vec x) const { return clamp(x, low, high); }
+};
+
+// Takes the first step from the commit if it is one that bounds.
+inline Bounds take_bounds(Commit& commit) {
+  Bounds bounds;
+  if (commit.step_count == 0) return bounds;
+  const Step& first = commit.steps[0];
+  if (first.code == Code::relu) bounds.low = Vec::all(0.0f);
+  else if (first.code == Code::clamp) bounds.low = Vec::all(first.a), bounds.high = Vec::all(first.b);
+  else return bounds;
+  ++commit.steps, --commit.step_count;
+  return bounds;
+}
+
 // Whether a pixel has changed at threshold 0: any channel that is not equal, in the dtype in which it is kept.
 template <class T>
 bool row_differs(const float* row, const T* old, int64_t channels) {

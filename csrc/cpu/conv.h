@@ -76,10 +76,11 @@ struct Block {
   int64_t stride;
 };
 
-// R rows times V vectors of one panel, added to the bias or, where that is null, to what stands in `out`. Sums of kRun
-// terms stay in registers.
+// R rows times V vectors of one panel, added to the bias or, where that is null, to what stands in `out`, and bounded.
+// Sums of kRun terms stay in registers.
 template <int R, int V>
-void multiply(Block block, const float* panel, int64_t depth, const float* bias, float* out, int64_t out_stride) {
+void multiply(Block block, const float* panel, int64_t depth, const float* bias, const Bounds& bounds, float* out,
+              int64_t out_stride) {
   for (int64_t start = 0; start < depth; start += kRun) {
     Vec sum[R][V];
     for (int r = 0; r < R; ++r)
@@ -92,37 +93,39 @@ void multiply(Block block, const float* panel, int64_t depth, const float* bias,
         for (int v = 0; v < V; ++v) sum[r][v] = fma(x, weight[v], sum[r][v]);
       }
     }
+    const Bounds now = start + kRun < depth ? Bounds() : bounds;
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {
         float* to = out + r * out_stride + v * Vec::width;
-        (sum[r][v] + Vec::load(start == 0 && bias ? bias + v * Vec::width : to)).store(to);
+        now(sum[r][v] + Vec::load(start == 0 && bias ? bias + v * Vec::width : to)).store(to);
       }
   }
 }
 
 // The last rows, fewer than a whole tile: the same sums in the same order.
 template <int R, int V>
-void multiply_rest(int rows, Block block, const float* panel, int64_t depth, const float* bias, float* out,
-                   int64_t out_stride) {
+void multiply_rest(int rows, Block block, const float* panel, int64_t depth, const float* bias, const Bounds& bounds,
+                   float* out, int64_t out_stride) {
   if constexpr (R > 0) {
-    if (rows == R) return multiply<R, V>(block, panel, depth, bias, out, out_stride);
-    multiply_rest<R - 1, V>(rows, block, panel, depth, bias, out, out_stride);
+    if (rows == R) return multiply<R, V>(block, panel, depth, bias, bounds, out, out_stride);
+    multiply_rest<R - 1, V>(rows, block, panel, depth, bias, bounds, out, out_stride);
   }
 }
 
 template <int V>
 void multiply_blocks(const Block* blocks, int rows, const float* weight, int64_t depth, const float* bias, float* out,
-                     int64_t stride) {
-  int r = 0;
-  for (; r + kTileRows <= rows; r += kTileRows, ++blocks)
-    multiply<kTileRows, V>(*blocks, weight, depth, bias, out + r * stride, stride);
-  if (r < rows) multiply_rest<kTileRows - 1, V>(rows - r, *blocks, weight, depth, bias, out + r * stride, stride);
+                     int64_t stride, const Bounds& bounds) {
+  for (int r = 0; r < rows; r += kTileRows, ++blocks) {
+    const int n = static_cast<int>(least(kTileRows, rows - r));
+    if (n == kTileRows) multiply<kTileRows, V>(*blocks, weight, depth, bias, bounds, out + r * stride, stride);
+    else multiply_rest<kTileRows - 1, V>(n, *blocks, weight, depth, bias, bounds, out + r * stride, stride);
+  }
 }
 
 // One panel of output channels for all rows. A panel's last channels may not exist: they are written beyond those of the
 // group, where the next group, or nobody, writes later. A last panel that is at most half full is multiplied by halves.
 inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const Pass& pass, const Block* blocks, int rows,
-                           float* tile, int64_t stride) {
+                           const Bounds& bounds, float* tile, int64_t stride) {
   const int64_t depth = conv.in_per_group * conv.window.kernel_rows * conv.window.kernel_columns;
   const int64_t panels = divide_up(conv.out_per_group, kPanel), first = panel * kPanel;
   const int64_t channel = group * conv.out_per_group + first, start = pass.start(conv.in_per_group);
@@ -132,15 +135,15 @@ inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const
   const float* from = start == 0 ? bias : nullptr;
   const float* weight = conv.weight + ((group * panels + panel) * depth + start) * kPanel;
   if (conv.out_per_group - first <= Vec::width)
-    multiply_blocks<1>(blocks, rows, weight, pass.depth(), from, tile + channel, stride);
+    multiply_blocks<1>(blocks, rows, weight, pass.depth(), from, tile + channel, stride, bounds);
   else
-    multiply_blocks<kPanelVecs>(blocks, rows, weight, pass.depth(), from, tile + channel, stride);
+    multiply_blocks<kPanelVecs>(blocks, rows, weight, pass.depth(), from, tile + channel, stride, bounds);
 }
 
 // Computes panels [first, end) of a few pixels into their tile.
 template <class T>
-void convolve_rows(const Conv& conv, const int32_t* pixels, int rows, int64_t first, int64_t end, float* tile,
-                   int64_t stride) {
+void convolve_rows(const Conv& conv, const Bounds& bounds, const int32_t* pixels, int rows, int64_t first, int64_t end,
+                   float* tile, int64_t stride) {
   const Window& w = conv.window;
   // The pixels of a 1x1 convolution that moves nothing can be read where they lie.
   const bool direct = sizeof(T) == sizeof(float) && w.kernel_rows * w.kernel_columns == 1 && w.y.is_same(w.in_rows) &&
@@ -150,7 +153,8 @@ void convolve_rows(const Conv& conv, const int32_t* pixels, int rows, int64_t fi
   for (int r = 0; r < rows; ++r) places[r] = place = place.at(pixels[r], w);
   Block blocks[kBlocks];
   for (int64_t group = 0; group < conv.groups; ++group) {
-    for (Pass pass = first_pass(conv); pass.taps > 0; pass = next_pass(conv, pass)) {
+    for (Pass pass = first_pass(conv), next; pass.taps > 0; pass = next) {
+      next = next_pass(conv, pass);
       const int64_t a_stride = gathered_stride(pass.depth());
       float* a = scratch(1, kRows * gathered_stride(kDepth));
       for (int b = 0, r = 0; r < rows; ++b, r += kTileRows) {
@@ -164,13 +168,14 @@ void convolve_rows(const Conv& conv, const int32_t* pixels, int rows, int64_t fi
         for (int i = r; i < r + n; ++i) gather_row<T>(conv, group, pass, places[i], a + i * a_stride);
       }
       for (int64_t panel = first; panel < end; ++panel)
-        multiply_panel(conv, group, panel, pass, blocks, rows, tile, stride);
+        multiply_panel(conv, group, panel, pass, blocks, rows, next.taps > 0 ? Bounds() : bounds, tile, stride);
     }
   }
 }
 
 template <class T>
-int64_t convolve_as(const Conv& conv, const Job& job) {
+int64_t convolve_as(const Conv& conv, Job job) {
+  const Bounds bounds = take_bounds(job.commit);
   const int64_t depth = conv.in_per_group * conv.window.kernel_rows * conv.window.kernel_columns;
   const int64_t panels = divide_up(conv.out_per_group, kPanel), weights = depth * conv.out_per_group;
   const int64_t threads = job.pool.threads;
@@ -182,13 +187,13 @@ int64_t convolve_as(const Conv& conv, const Job& job) {
     const int64_t stride = tile_stride(job.commit.out.channels), share = divide_up(panels, threads);
     float* tile = scratch(0, rows * stride);
     spread(job.pool, divide_up(panels, share), [&](int64_t part) {
-      convolve_rows<T>(conv, job.pixels, rows, part * share, least(panels, (part + 1) * share), tile, stride);
+      convolve_rows<T>(conv, bounds, job.pixels, rows, part * share, least(panels, (part + 1) * share), tile, stride);
     });
     return commit_shared(job, tile, stride, rows);
   }
 
   return for_each_tile(job, kRows, weights * conv.groups, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
-    convolve_rows<T>(conv, pixels, rows, 0, panels, tile, stride);
+    convolve_rows<T>(conv, bounds, pixels, rows, 0, panels, tile, stride);
   });
 }
 

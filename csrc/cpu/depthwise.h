@@ -5,7 +5,7 @@
 #pragma once
 
 template <class T>
-void depthwise_pixel(const Depthwise& d, const Tap<T>* taps, int count, float* row) {
+void depthwise_pixel(const Depthwise& d, const Bounds& bounds, const Tap<T>* taps, int count, float* row) {
   const int64_t columns = d.window.kernel_columns, channels = d.x.channels;
   for_each_block(channels, [&](int64_t c, int n) {
     Vec sum = d.bias ? load_some(d.bias + c, n) : Vec::all(0.0f);
@@ -13,14 +13,14 @@ void depthwise_pixel(const Depthwise& d, const Tap<T>* taps, int count, float* r
       const float* weight = d.weight + (taps[t].row * columns + taps[t].column) * channels + c;
       sum = fma(load_some(taps[t].x + c, n), load_some(weight, n), sum);
     }
-    sum.store(row + c);
+    bounds(sum).store(row + c);
   });
 }
 
 // `x` is the first tap of the first pixel; rows of taps, taps and pixels lie at equal distances.
 template <class T, int K>
-void depthwise_run(const Depthwise& d, const T* x, int64_t row, int64_t tap, int64_t pixel, int count, float* tile,
-                   int64_t stride) {
+void depthwise_run(const Depthwise& d, const Bounds& bounds, const T* x, int64_t row, int64_t tap, int64_t pixel,
+                   int count, float* tile, int64_t stride) {
   const int64_t channels = d.x.channels;
   for_each_block(channels, [&](int64_t c, int n) {
     Vec weight[K * K];
@@ -33,7 +33,7 @@ void depthwise_run(const Depthwise& d, const T* x, int64_t row, int64_t tap, int
         Vec sum = bias;
         for (int i = 0; i < K; ++i)
           for (int j = 0; j < K; ++j) sum = fma(load(from + i * row + j * tap), weight[i * K + j], sum);
-        sum.store(to);
+        bounds(sum).store(to);
       }
     };
     if (n == Vec::width) compute([](const T* p) { return Vec::load(p); });
@@ -51,7 +51,8 @@ inline int run_length(const Window& w, const Place& place, const int32_t* pixels
 }
 
 template <class T>
-int64_t depthwise_as(const Depthwise& d, const Job& job) {
+int64_t depthwise_as(const Depthwise& d, Job job) {
+  const Bounds bounds = take_bounds(job.commit);
   const Window& w = d.window;
   const int64_t cost = d.x.channels * w.kernel_rows * w.kernel_columns;
   const int64_t side = w.kernel_rows == w.kernel_columns ? w.kernel_rows : 0;
@@ -64,14 +65,14 @@ int64_t depthwise_as(const Depthwise& d, const Job& job) {
       const int run = side == 3 || side == 5 ? run_length(w, place, pixels + r, rows - r) : 0;
       float* to = tile + r * stride;
       if (run == 0) {
-        depthwise_pixel(d, taps, list_taps(d.x, w, place, taps), to);
+        depthwise_pixel(d, bounds, taps, list_taps(d.x, w, place, taps), to);
         ++r;
         continue;
       }
       const int64_t first = (place.n * w.in_rows + w.y.first(place.y)) * w.in_columns + w.x.first(place.x);
       const T* x = static_cast<const T*>(d.x.data) + first * d.x.pitch;
-      if (side == 3) depthwise_run<T, 3>(d, x, row, tap, pixel, run, to, stride);
-      else depthwise_run<T, 5>(d, x, row, tap, pixel, run, to, stride);
+      if (side == 3) depthwise_run<T, 3>(d, bounds, x, row, tap, pixel, run, to, stride);
+      else depthwise_run<T, 5>(d, bounds, x, row, tap, pixel, run, to, stride);
       r += run;
       place = {pixels[r - 1], place.n, place.y, place.x + run - 1};
     }
