@@ -6,10 +6,12 @@
 #pragma once
 
 constexpr int kPanel = kPanelVecs * Vec::width;
-constexpr int64_t kRows = divide_up(96, kTileRows) * kTileRows;  // pixels of one task at most: so often a panel is used once it is in the cache
+// Pixels of one task at most, for large weights and for others: so often a panel is used once it is in the cache.
+constexpr int64_t kRows = divide_up(192, kTileRows) * kTileRows, kFewRows = kRows / 2;
+static_assert(kFewRows % kTileRows == 0, "whole microkernels");
 constexpr int64_t kBlocks = kRows / kTileRows;
 constexpr int64_t kRun = 256;  // terms of one sum in a register: its rounding errors grow with its length
-constexpr int64_t kDepth = 1024;  // of one pass at most: a panel and the gathered rows stay in the second-level cache
+constexpr int64_t kDepth = 512;  // of one pass at most: a panel and the gathered rows stay in the second-level cache
 constexpr int64_t kShared = 1 << 18;  // weights: with more, few pixels are shared by output channels, not by pixels
 
 // A row of the gathered matrix: whole vectors, and never a power of two, which would crowd one set of the cache.
@@ -192,7 +194,7 @@ int64_t convolve_as(const Conv& conv, Job job) {
     return commit_shared(job, tile, stride, rows);
   }
 
-  return for_each_tile(job, kRows, weights * conv.groups, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
+  return for_each_tile(job, weights > 2 * kShared ? kRows : kFewRows, weights * conv.groups, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
     convolve_rows<T>(conv, bounds, pixels, rows, 0, panels, tile, stride);
   });
 }
