@@ -78,16 +78,25 @@ struct Block {
   int64_t stride;
 };
 
+// A part of the next panel, to be fetched meanwhile: `step` numbers with each term of the sum.
+struct Soon {
+  const float* weight;
+  int64_t step;
+};
+constexpr int kParts = 4;  // in which a panel is fetched, one with each block
+
 // R rows times V vectors of one panel, added to the bias or, where that is null, to what stands in `out`, and bounded.
 // Sums of kRun terms stay in registers.
 template <int R, int V>
-void multiply(Block block, const float* panel, int64_t depth, const float* bias, const Bounds& bounds, float* out,
-              int64_t out_stride) {
+void multiply(Block block, const float* panel, int64_t depth, Soon soon, const float* bias, const Bounds& bounds,
+              float* out, int64_t out_stride) {
   for (int64_t start = 0; start < depth; start += kRun) {
     Vec sum[R][V];
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) sum[r][v] = Vec::all(0.0f);
     for (int64_t k = start; k < least(start + kRun, depth); ++k, panel += kPanel) {
+      __builtin_prefetch(soon.weight, 0, 2);
+      soon.weight += soon.step;
       Vec weight[V];
       for (int v = 0; v < V; ++v) weight[v] = Vec::load(panel + v * Vec::width);
       for (int r = 0; r < R; ++r) {
@@ -106,21 +115,23 @@ void multiply(Block block, const float* panel, int64_t depth, const float* bias,
 
 // The last rows, fewer than a whole tile: the same sums in the same order.
 template <int R, int V>
-void multiply_rest(int rows, Block block, const float* panel, int64_t depth, const float* bias, const Bounds& bounds,
-                   float* out, int64_t out_stride) {
+void multiply_rest(int rows, Block block, const float* panel, int64_t depth, Soon soon, const float* bias,
+                   const Bounds& bounds, float* out, int64_t out_stride) {
   if constexpr (R > 0) {
-    if (rows == R) return multiply<R, V>(block, panel, depth, bias, bounds, out, out_stride);
-    multiply_rest<R - 1, V>(rows, block, panel, depth, bias, bounds, out, out_stride);
+    if (rows == R) return multiply<R, V>(block, panel, depth, soon, bias, bounds, out, out_stride);
+    multiply_rest<R - 1, V>(rows, block, panel, depth, soon, bias, bounds, out, out_stride);
   }
 }
 
 template <int V>
-void multiply_blocks(const Block* blocks, int rows, const float* weight, int64_t depth, const float* bias, float* out,
-                     int64_t stride, const Bounds& bounds) {
-  for (int r = 0; r < rows; r += kTileRows, ++blocks) {
+void multiply_blocks(const Block* blocks, int rows, const float* weight, const float* next, int64_t depth,
+                     const float* bias, float* out, int64_t stride, const Bounds& bounds) {
+  for (int b = 0, r = 0; r < rows; ++b, r += kTileRows) {
     const int n = static_cast<int>(least(kTileRows, rows - r));
-    if (n == kTileRows) multiply<kTileRows, V>(*blocks, weight, depth, bias, bounds, out + r * stride, stride);
-    else multiply_rest<kTileRows - 1, V>(n, *blocks, weight, depth, bias, bounds, out + r * stride, stride);
+    const Soon soon = b < kParts ? Soon{next + b * depth * (kPanel / kParts), kPanel / kParts} : Soon{weight, 0};
+    float* to = out + r * stride;
+    if (n == kTileRows) multiply<kTileRows, V>(blocks[b], weight, depth, soon, bias, bounds, to, stride);
+    else multiply_rest<kTileRows - 1, V>(n, blocks[b], weight, depth, soon, bias, bounds, to, stride);
   }
 }
 
@@ -136,10 +147,11 @@ inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const
     bias[i] = conv.bias && first + i < conv.out_per_group ? conv.bias[channel + i] : 0.0f;
   const float* from = start == 0 ? bias : nullptr;
   const float* weight = conv.weight + ((group * panels + panel) * depth + start) * kPanel;
+  const float* next = weight + (panel + 1 < panels ? depth * kPanel : 0);
   if (conv.out_per_group - first <= Vec::width)
-    multiply_blocks<1>(blocks, rows, weight, pass.depth(), from, tile + channel, stride, bounds);
+    multiply_blocks<1>(blocks, rows, weight, next, pass.depth(), from, tile + channel, stride, bounds);
   else
-    multiply_blocks<kPanelVecs>(blocks, rows, weight, pass.depth(), from, tile + channel, stride, bounds);
+    multiply_blocks<kPanelVecs>(blocks, rows, weight, next, pass.depth(), from, tile + channel, stride, bounds);
 }
 
 // Computes panels [first, end) of a few pixels into their tile.
