@@ -26,7 +26,7 @@ $(STAMP): setup.py pyproject.toml Makefile
 	@touch $@
 
 test: setup $(if $(filter 1,$(CUDA)),cuda)  ## run all CPU tests; CUDA=1 compiles the CUDA sources first
-	$(BIN)/python -m pytest -q -m "not cuda" -n auto --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -q -m "not cuda" -n auto $(ARGS)
 
 # Every kernel for the architectures that are tuned for or promised, with nvcc alone: no device, no PyTorch.
 NVCC := $(shell command -v nvcc)

@@ -1,4 +1,4 @@
-"""Converted networks on the CPU beside the same networks in eager PyTorch, channels last, in one run.
+"""Converted networks on the CPU beside everything that people would otherwise run, all sides in turn in one run.
 
 Run as `python -m benchmarks.cpu` (or `make bench`); see README.md for the cases and the columns.
 """
@@ -6,175 +6,263 @@ Run as `python -m benchmarks.cpu` (or `make bench`); see README.md for the cases
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision import models
 
 import deltafx
-from benchmarks.measure import Times, interleaved, surroundings
+from benchmarks import nanodet
+from benchmarks.cpu_table import write_tables
+from benchmarks.measure import Times, surroundings
+from benchmarks.opponents import FLOAT32, OPPONENTS, Dense, Missing, Side
+from deltafx.detections import Agreement
 from deltafx.measure import relative_error, tensors_of
-from deltafx.testing import blobs, clip, force_masks, scale_weights
+from deltafx.testing import blobs, clip, force, scale_weights
 
-OPTIONS: dict[str, dict[str, Any]] = {"fcn_resnet50": {"weights_backbone": None}}
-LEAST_SHARE = 0.05  # of the MACs: a run with forced masks that computes less is void
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+NETWORKS = (
+    "resnet50", "mobilenet_v2", "nanodet", "deeplabv3_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn",
+)  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {
+    "deeplabv3_mobilenet_v3_large": {"weights_backbone": None},
+    "fcn_resnet50": {"weights_backbone": None},
+    "fasterrcnn_mobilenet_v3_large_320_fpn": {"weights_backbone": None},
+}
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.25, 0.5)  # of the frame, in blobs
+LEAST_SHARE = 0.05  # of the MACs: a run with 5 % in blobs that computes less is void
+TOLERANCE = {"f32": 1e-3, "bf16": 0.2}
+FRAMES_OF_A_VISIT = 3  # the first of them, in which a case takes over from another one, does not count
 
-# How many times faster than eager it must be, by case, in float32 with the best instruction set; `None` holds for the
-# networks that are not named.
-BARS: dict[str, dict[str | None, float]] = {
-    "5 % in blobs": {"resnet50": 4, "fcn_resnet50": 4, "mobilenet_v2": 3},
-    "one 32x32 blob": {"resnet50": 20},
-    "nothing changed": {None: 50, "mobilenet_v2": 15},
-    "everything changed": {None: 0.9},
+# How a clip is run: what `convert` is told, and what the report says of it.
+CLIP_SETTINGS: dict[str, dict[str, Any]] = {
+    "balanced (gate 6 grey levels, 7x7; threshold 0.1)": {"mode": "balanced"},
+    "fast (gate 8 grey levels, 7x7; threshold 0.2)": {"mode": "fast"},
 }
 
 
-@dataclass(frozen=True)
-class Result:
-    """One row: a network in one case."""
-
-    network: str
-    case: str
-    ours: Times
-    eager: Times
-    share: float  # of the MACs, in the last frame
-    bar: float | None
-
-    @property
-    def ratio(self) -> float:
-        return self.eager.median / self.ours.median
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "ratio": self.ratio}
-
-
-def network(name: str, height: int, width: int, dtype: torch.dtype) -> nn.Module:
-    """The network with random weights in which activations stay near 1."""
+def dense_network(name: str, height: int, width: int, onnx: Path) -> Dense:
+    """The network; with random weights activations stay near 1."""
     torch.manual_seed(0)
-    model = models.get_model(name, weights=None, **OPTIONS.get(name, {}))
-    return scale_weights(model, torch.cat(list(clip(6, height // 4, width // 4, streams=1)))).to(dtype)
+    if name == "nanodet":
+        from deltafx.models_zoo.onnx_file import read_onnx
+
+        return Dense(name, read_onnx(onnx), onnx=onnx)
+    model = models.get_model(name, weights=None, **OPTIONS.get(name, {})).eval()
+    if "detection" in type(model).__module__:
+        for module in model.modules():
+            if hasattr(module, "running_var"):
+                module.running_var.fill_(0.1)  # random weights would let the picture fade
+        return Dense(name, model, listed=True)
+    return Dense(name, scale_weights(model, torch.cat(list(clip(6, height // 4, width // 4, streams=1)))))
 
 
-def noisy(height: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+def noisy(height: int, width: int) -> list[Tensor]:
     """Frames of one scene that differ from each other in every pixel."""
     generator = torch.Generator().manual_seed(0)
     (scene,) = clip(1, height, width, streams=1)
-    return [(scene + 0.05 * torch.randn(scene.shape, generator=generator)).to(dtype) for _ in range(4)]
+    return [scene + 0.05 * torch.randn(scene.shape, generator=generator) for _ in range(4)]
 
 
-def cases(dm: nn.Module, frames: list[Tensor]) -> Iterator[tuple[str, AbstractContextManager, list[Tensor]]]:
-    """Name, what holds while it runs, and the frames that it goes through."""
-    height, width = frames[0].shape[-2:]
+def masks(height: int, width: int) -> dict[str, Tensor | None]:
+    """What is forced in each case; None: what is found counts."""
     one = torch.zeros(height, width)
     one[height // 2 : height // 2 + 32, width // 2 : width // 2 + 32] = 1
-    yield "5 % in blobs", force_masks(dm, blobs(height, width, 0.05, size=48)), frames
-    yield "one 32x32 blob", force_masks(dm, one), frames
-    yield "nothing changed", nullcontext(), frames[:1]
-    yield "everything changed", nullcontext(), frames
+    shares = {f"{share:.0%} in blobs": blobs(height, width, share, size=48) for share in SHARES}
+    return {"nothing changed": None, "one 32x32 blob": one, **shares, "everything changed": None}
 
 
-def measure(name: str, height: int, width: int, dtype: torch.dtype, seconds: float, **options: Any) -> Iterator[Result]:
-    model = network(name, height, width, dtype)
-    frames = noisy(height, width, dtype)
-    dm = deltafx.convert(model, **options)
-    eager = model.to(memory_format=torch.channels_last)
-    theirs = [frame.contiguous(memory_format=torch.channels_last) for frame in frames]
-    dm(frames[1])
-    error = relative_error(tensors_of(dm(frames[0])), tensors_of(eager(theirs[0])))
-    if not error <= TOLERANCE[dtype]:
-        raise SystemExit(f"{name}: the outputs differ by {error:.1e} (relative)")
+def opponents(dense: Dense, frame: Tensor, names: list[str], threads: int) -> tuple[dict[str, Side], dict[str, str]]:
+    """Those that are there and compute what the network computes, and why the others are missing."""
+    there: dict[str, Side] = {}
+    missing: dict[str, str] = {}
+    want = tensors_of(dense.model(dense.arguments(frame)))
+    with tempfile.TemporaryDirectory() as work:
+        for name in names:
+            started = time.perf_counter()
+            try:
+                side = OPPONENTS[name](dense, frame, Path(work), threads)
+            except Missing as reason:
+                missing[name] = str(reason)
+                print(f"{dense.name}: without {name}: {reason}", flush=True)
+                continue
+            if not dense.listed:  # the boxes of random weights are no measure
+                allowed = TOLERANCE["bf16" if "bf16" in name else "f32"]
+                error = relative_error(tensors_of(side.run(side.prepare(frame))), want)
+                if not error <= allowed:
+                    raise SystemExit(f"{dense.name}: {name} differs by {error:.1e} (relative) from the network")
+            there[name] = side
+            print(f"{dense.name}: {name} is ready ({time.perf_counter() - started:.0f} s)", flush=True)
+    return there, missing
 
-    for case, held, shown in cases(dm, frames):
-        with held:
-            dm(shown[0])
-            ours, other = interleaved(
-                [lambda i, shown=shown: dm(shown[i % len(shown)]), lambda i: eager(theirs[i % len(theirs)])], seconds
-            )
+
+class Case:
+    """Our side in one case. Cases take turns with one converted network, whose state they share."""
+
+    def __init__(self, dm: Any, dense: Dense, mask: Tensor | None, frames: list[Tensor]):
+        self.dm = dm
+        self.mask = None if mask is None else (mask != 0).to(torch.uint8).unsqueeze(0)
+        self.frames = [dense.arguments(frame) for frame in frames]
+        self.shown = 0
+        self.seconds: list[float] = []
+        self.share = 0.0
+
+    def visit(self) -> None:
+        force(self.dm, self.mask)
+        for number in range(FRAMES_OF_A_VISIT):
+            frame = self.frames[self.shown % len(self.frames)]
+            self.shown += 1
+            start = time.perf_counter()
+            self.dm(frame)
+            if number:
+                self.seconds.append(time.perf_counter() - start)
+        totals = deltafx.report(self.dm).totals
+        self.share = totals["macs"] / totals["macs_dense"]
+        force(self.dm, None)
+
+
+def timed(run: Callable[[Any], Any], argument: Any) -> float:
+    start = time.perf_counter()
+    run(argument)
+    return time.perf_counter() - start
+
+
+def measure_cases(dense: Dense, height: int, width: int, seconds: float, names: list[str], options: Any) -> Any:
+    """Every case of a network, beside the opponents, whose time is the same in all of them."""
+    frames = [frame.sigmoid() if dense.listed else frame for frame in noisy(height, width)]
+    sides, missing = opponents(dense, frames[0], names, torch.get_num_threads())
+    prepared = {name: [side.prepare(frame) for frame in frames] for name, side in sides.items()}
+    dm = deltafx.convert(dense.model, options=options)
+    dm(dense.arguments(frames[1]))
+    error = relative_error(tensors_of(dm(dense.arguments(frames[0]))), tensors_of(dense.model(dense.arguments(frames[0]))))
+    if not error <= TOLERANCE["f32"]:
+        raise SystemExit(f"{dense.name}: deltafx differs by {error:.1e} (relative) from the network")
+    shown = {case: frames[:1] if case == "nothing changed" else frames for case in masks(height, width)}
+    cases = {case: Case(dm, dense, mask, shown[case]) for case, mask in masks(height, width).items()}
+    theirs: dict[str, list[float]] = {name: [] for name in sides}
+    started, rounds = time.perf_counter(), 0
+    while rounds <= 3 or time.perf_counter() - started < seconds:
+        for case in cases.values():
+            case.visit()
+            if not rounds:
+                case.seconds.clear()
+        for name, side in sides.items():
+            took = [timed(side.run, prepared[name][i]) for i in (rounds % 4, (rounds + 1) % 4)]
+            theirs[name] += took if rounds else []
+        rounds += 1
+    if cases["5% in blobs"].share < LEAST_SHARE:
+        raise SystemExit(f"{dense.name}: VOID, only {cases['5% in blobs'].share:.1%} of the MACs were computed")
+    return {
+        "opponents": {name: Times.of(took).to_dict() for name, took in theirs.items()},
+        "missing": missing,
+        "cases": {name: {**Times.of(case.seconds).to_dict(), "share": case.share} for name, case in cases.items()},
+        "error": error,
+    }
+
+
+def measure_clip(
+    dense: Dense, path: Path, height: int, width: int, count: int, names: list[str], options: Any
+) -> dict[str, Any]:
+    """A detector on a real clip, beside the opponents, with what thresholds cost in accuracy."""
+    from deltafx.video import Video
+
+    with Video(path) as video:
+        raw = [torch.from_numpy(frame).permute(2, 0, 1)[None] for _, frame in zip(range(count), video.frames())]
+    if raw[0].shape[2:] != (height, width):
+        raise SystemExit(f"{path}: frames of {width}x{height} are needed")
+    levels = nanodet.PREPROCESS.levels(torch.float32)
+    frames = [nanodet.PREPROCESS.values(each, levels) for each in raw]
+    sides, missing = opponents(dense, frames[0], names, torch.get_num_threads())
+    converted = {name: deltafx.convert(dense.model, options=options, **given) for name, given in CLIP_SETTINGS.items()}
+    agreement = {name: Agreement() for name in converted}
+    ours: dict[str, list[float]] = {name: [] for name in converted}
+    macs: dict[str, list[float]] = {name: [] for name in converted}
+    errors: dict[str, list[float]] = {name: [] for name in converted}
+    theirs: dict[str, list[float]] = {name: [] for name in sides}
+    for number, frame in enumerate(frames):
+        want = tensors_of(dense.model(frame))
+        for name, dm in converted.items():
+            start = time.perf_counter()
+            got = tensors_of(dm(frame))
+            took = time.perf_counter() - start
+            if number < 2:
+                continue  # the first frame is in full
             totals = deltafx.report(dm).totals
-        share = totals["macs"] / totals["macs_dense"]
-        if case == "5 % in blobs" and share < LEAST_SHARE:
-            raise SystemExit(f"{name}: VOID, only {share:.1%} of the MACs were computed")
-        bars = BARS[case] if dtype == torch.float32 and not options["options"]["isa"] else {}
-        yield Result(name, case, ours, other, share, bars.get(name, bars.get(None)))
-
-
-def table(results: list[Result], title: str) -> Table:
-    shown = Table(title=title)
-    shown.add_column("network")
-    shown.add_column("case")
-    for column in ("MACs computed", "deltafx ms", "eager ms", "times faster", "asked for"):
-        shown.add_column(column, justify="right")
-    for row in results:
-        met = row.bar is None or row.ratio >= row.bar
-        shown.add_row(
-            row.network, row.case, f"{row.share:.1%}", spread(row.ours), spread(row.eager),
-            f"{row.ratio:.2f}", "" if row.bar is None else f"{row.bar:g}{'' if met else ' MISSED'}",
-        )  # fmt: skip
-    return shown
-
-
-def spread(times: Times) -> str:
-    return f"{times.median:.2f} ({times.lower:.2f}..{times.upper:.2f})"
-
-
-def markdown(results: list[Result], facts: dict[str, Any]) -> str:
-    head = ["network", "case", "MACs computed", "deltafx ms", "eager ms", "times faster", "asked for"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for row in results:
-        bar = "" if row.bar is None else f"{row.bar:g}"
-        cells = [
-            row.network,
-            row.case,
-            f"{row.share:.1%}",
-            spread(row.ours),
-            spread(row.eager),
-            f"{row.ratio:.2f}",
-            bar,
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join([*(f"* {key}: {value}" for key, value in facts.items()), "", *lines, ""])
+            ours[name].append(took)
+            macs[name].append(totals["macs"] / totals["macs_dense"])
+            errors[name].append(relative_error(got, want))
+            agreement[name].add(nanodet.objects(got, height), nanodet.objects(want, height))
+        if number % 4 == 0:
+            for name, side in sides.items():
+                x = side.prepare(frame)
+                side.run(x)
+                theirs[name].append(timed(side.run, x))
+    return {
+        "opponents": {name: Times.of(took).to_dict() for name, took in theirs.items()},
+        "missing": missing,
+        "frames": len(frames),
+        "cases": {
+            name: {
+                **Times.of(ours[name]).to_dict(),
+                "mean": 1000 * sum(ours[name]) / len(ours[name]),
+                "share": sum(macs[name]) / len(macs[name]),
+                "error": sum(errors[name]) / len(errors[name]),
+                "f1": agreement[name].f1,
+                "f1_with_hysteresis": agreement[name].f1_with_hysteresis,
+            }
+            for name in converted
+        },
+    }
 
 
 def main(
-    networks: Annotated[str, typer.Option(help="names of torchvision, with commas between")] = ",".join(
-        ("resnet50", "mobilenet_v2", "fcn_resnet50")
+    networks: Annotated[str, typer.Option(help="names of torchvision and nanodet, with commas between")] = ",".join(
+        NETWORKS
     ),
     height: int = 576,
     width: int = 768,
     threads: int = 2,
-    bfloat16: bool = False,
-    backend: str = "cpu",
     isa: str | None = None,
     dense_switch: bool = True,
-    seconds: Annotated[float, typer.Option(help="how long a case takes at least")] = 10.0,
-    out: Annotated[Path, typer.Option(help="JSON; a table with the suffix .md is written beside it")] = Path(
-        "benchmarks/results/cpu.json"
+    seconds: Annotated[float, typer.Option(help="how long the cases of a network take at least")] = 30.0,
+    against: Annotated[str, typer.Option(help="the opponents, with commas between")] = ",".join(OPPONENTS),
+    onnx: Annotated[Path, typer.Option(help="NanoDet's file")] = Path("../shared/data/nanodet_g_576x768.onnx"),
+    video: Annotated[Path, typer.Option(help="of a fixed camera, for NanoDet")] = Path("../shared/data/vtest.avi"),
+    clip_frames: int = 60,
+    again: Annotated[bool, typer.Option(help="measure also what is in the folder already")] = False,
+    out: Annotated[Path, typer.Option(help="folder with a JSON for each network; beside it tables, NAME.md")] = Path(
+        "benchmarks/results/cpu"
     ),
 ) -> None:
-    """Measure converted networks on the CPU beside eager PyTorch."""
+    """Measure converted networks on the CPU beside OpenVINO, ONNX Runtime and PyTorch."""
     torch.set_num_threads(threads)
-    dtype = torch.bfloat16 if bfloat16 else torch.float32
+    names = [name for name in against.split(",") if name]
     options = {"isa": isa, "dense_switch": dense_switch}
-    results: list[Result] = []
+    out.mkdir(parents=True, exist_ok=True)
+    facts = {**surroundings(), "frame": f"{width}x{height}", "dtype": "float32", **options}
+    wanted = networks.split(",")
     with torch.inference_mode():
-        for name in networks.split(","):
-            for result in measure(name, height, width, dtype, seconds, backend=backend, options=options):
-                results.append(result)
-                print(f"{result.network}, {result.case}: {result.ratio:.2f} times faster", flush=True)
-    facts = {**surroundings(), "frame": f"{width}x{height}", "dtype": str(dtype), "backend": backend, **options}
-    Console(width=140).print(table(results, f"{width}x{height}, {dtype}, {threads} threads"))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps({**facts, "results": [result.to_dict() for result in results]}, indent=1) + "\n")
-    out.with_suffix(".md").write_text(markdown(results, facts))
+        for name in [*wanted, *(["nanodet clip"] if "nanodet" in wanted else [])]:
+            target = out / f"{name.replace(' ', '_')}.json"
+            if target.is_file() and not again:
+                print(f"{name}: {target} is there already", flush=True)
+                continue
+            if name.startswith("nanodet") and not onnx.is_file():
+                print(f"{name}: left out, there is no {onnx}", flush=True)
+                continue
+            dense = dense_network(name.split()[0], height, width, onnx)
+            if name.endswith("clip"):
+                found = measure_clip(dense, video, height, width, clip_frames, names, options)
+            else:
+                found = measure_cases(dense, height, width, seconds, names, options)
+            target.write_text(json.dumps({"network": name, **facts, **found}, indent=1) + "\n")
+            torch.compiler.reset()
+    write_tables(out, FLOAT32)
 
 
 if __name__ == "__main__":

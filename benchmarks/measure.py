@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,9 @@ class Times:
         ordered = sorted(1000 * second for second in seconds)
         quarter = len(ordered) // 4
         return cls(statistics.median(ordered), ordered[quarter], ordered[-1 - quarter], len(ordered))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
 
 
 def interleaved(sides: Sequence[Callable[[int], Any]], seconds: float, least: int = 5) -> list[Times]:

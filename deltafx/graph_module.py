@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from deltafx.errors import FrameError
+from deltafx.backends import frame_program
 from deltafx.frame_graph import frame_graph
 from deltafx.node import NO_EXPORT, FrameModule, refuse_export, take_over_weights
 from deltafx.runtime import Runtime
@@ -68,8 +69,8 @@ def as_frame(forward: Callable) -> Callable:
         if any(is_symbolic(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
             raise FrameError(NO_EXPORT)
         with self.runtime.frame(self, args, kwargs) as given:
-            captured = frame_graph(self, self.runtime.running)
-            return forward(self, *args, **kwargs) if captured is None else captured.run(given)
+            whole = frame_graph(self, self.runtime.running) or frame_program(self, self.runtime.running)
+            return forward(self, *args, **kwargs) if whole is None else whole.run(given)
 
     return frame
 

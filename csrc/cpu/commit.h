@@ -2,6 +2,25 @@
 // withhold or write, set the mask. Reads the tile, the operands of the steps and the old values once; writes what changed.
 #pragma once
 
+// A first step that bounds what comes out of a kernel, which does so before it stores: min(high, max(low, x)).
+struct Bounds {
+  Vec low = Vec::all(-INFINITY), high = Vec::all(INFINITY);
+
+  Vec operator()(Vec x) const { return clamp(x, low, high); }
+};
+
+// Takes the first step from the commit if it is one that bounds.
+inline Bounds take_bounds(Commit& commit) {
+  Bounds bounds;
+  if (commit.step_count == 0) return bounds;
+  const Step& first = commit.steps[0];
+  if (first.code == Code::relu) bounds.low = Vec::all(0.0f);
+  else if (first.code == Code::clamp) bounds.low = Vec::all(first.a), bounds.high = Vec::all(first.b);
+  else return bounds;
+  ++commit.steps, --commit.step_count;
+  return bounds;
+}
+
 // Whether a pixel has changed at threshold 0: any channel that is not equal, in the dtype in which it is kept.
 template <class T>
 bool row_differs(const float* row, const T* old, int64_t channels) {
@@ -76,10 +95,17 @@ int64_t commit_tile(const Commit& commit, float* tile, int64_t stride, const int
   return updated;
 }
 
-// Finishes `rows` rows of a tile; returns how many pixels were updated.
+// Finishes `rows` rows of a tile; returns how many pixels were updated. A few rows at a time, which stay in the
+// first-level cache from step to step.
 inline int64_t commit_rows(const Commit& commit, float* tile, int64_t stride, const int32_t* pixels, int rows) {
-  for (int64_t i = 0; i < commit.step_count; ++i)
-    apply_step(commit.steps[i], tile, stride, commit.out.channels, pixels, rows, commit.pixels_per_stream);
-  return commit.out.dtype == Dtype::bfloat16 ? commit_tile<Bfloat16>(commit, tile, stride, pixels, rows)
-                                              : commit_tile<float>(commit, tile, stride, pixels, rows);
+  const int together = static_cast<int>(most(1, 2048 / stride));
+  int64_t updated = 0;
+  for (int r = 0; r < rows; r += together, tile += together * stride, pixels += together) {
+    const int n = static_cast<int>(least(together, rows - r));
+    for (int64_t i = 0; i < commit.step_count; ++i)
+      apply_step(commit.steps[i], tile, stride, commit.out.channels, pixels, n, commit.pixels_per_stream);
+    updated += commit.out.dtype == Dtype::bfloat16 ? commit_tile<Bfloat16>(commit, tile, stride, pixels, n)
+                                                    : commit_tile<float>(commit, tile, stride, pixels, n);
+  }
+  return updated;
 }

@@ -33,9 +33,27 @@ struct Compare {
     return last + (n * e.rows + y) * e.columns * last_pitch + c;
   }
 
+  // As `row`, for float32, three channels side by side, and a frame whose rows are; returns how many pixels it looked at.
+  int64_t plain_row(int64_t n, int64_t y, uint8_t* passed) const {
+    int64_t x = 0;
+    if constexpr (sizeof(F) == sizeof(float) && sizeof(V) == sizeof(float)) {
+      const float *r = frame_row(n, 0, y), *g = frame_row(n, 1, y), *b = frame_row(n, 2, y), *old = last_row(n, 0, y);
+      for (; x + Vec::width <= e.columns; x += Vec::width) {
+        const uint32_t bits = differing(Vec::load(r + x), every_third<0>(old + 3 * x)) |
+                              differing(Vec::load(g + x), every_third<1>(old + 3 * x)) |
+                              differing(Vec::load(b + x), every_third<2>(old + 3 * x));
+        if (!bits) continue;  // `passed` is zero
+        for (int i = 0; i < Vec::width; ++i) passed[x + i] = bits >> i & 1;
+      }
+    }
+    return x;
+  }
+
   // passed[x]: whether pixel (n, y, x) differs at all, or by more than the threshold in any channel.
   void row(int64_t n, int64_t y, uint8_t* passed) const {
     std::memset(passed, 0, e.columns);
+    const bool plain = !e.gated && e.channels == 3 && last_pitch == 3 && e.stride[3] == 1;
+    const int64_t start = plain ? plain_row(n, y, passed) : 0;
     for (int64_t c = 0; c < e.channels; ++c) {
       const F* f = frame_row(n, c, y);
       const V* old = last_row(n, c, y);
@@ -43,7 +61,7 @@ struct Compare {
         for (int64_t x = 0; x < e.columns; ++x)
           passed[x] |= exceeds(number(f[x * e.stride[3]]) - number(old[x * last_pitch]), e.threshold);
       } else {
-        for (int64_t x = 0; x < e.columns; ++x)
+        for (int64_t x = start; x < e.columns; ++x)
           passed[x] |= !(number(f[x * e.stride[3]]) == number(old[x * last_pitch]));
       }
     }
@@ -126,6 +144,29 @@ void take_pixel(const Enter& e, int64_t n, int64_t y, int64_t x, int64_t p) {
   }
 }
 
+// How many set bytes there are in front.
+inline int64_t run_of(const uint8_t* mask, int64_t limit) {
+  int64_t n = 0;
+  while (n < limit && mask[n]) ++n;
+  return n;
+}
+
+// Takes neighbours over.
+template <class F, class V>
+void take_run(const Enter& e, int64_t n, int64_t y, int64_t x, int64_t p, int64_t run) {
+  if constexpr (sizeof(F) == sizeof(float) && sizeof(V) == sizeof(float)) {
+    if (e.channels == 3) {
+      const float* f = static_cast<const float*>(e.frame) + n * e.stride[0] + y * e.stride[2] + x * e.stride[3];
+      float* value = static_cast<float*>(e.value.data) + p * e.value.pitch;
+      const int64_t channel = e.stride[1], column = e.stride[3], pitch = e.value.pitch;
+      for (int64_t i = 0; i < run; ++i, f += column, value += pitch)
+        value[0] = f[0], value[1] = f[channel], value[2] = f[2 * channel];
+      return;
+    }
+  }
+  for (int64_t i = 0; i < run; ++i) take_pixel<F, V>(e, n, y, x + i, p + i);
+}
+
 template <class F, class V, class L>
 int64_t enter_as(const Enter& e, const L* last, int64_t last_pitch) {
   const Compare<F, L> compare{e, last, last_pitch};
@@ -148,11 +189,15 @@ int64_t enter_as(const Enter& e, const L* last, int64_t last_pitch) {
     const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);
     int64_t taken = 0;
     for (int64_t y = first; y < end; ++y)
-      for (int64_t x = 0, p = (n * e.rows + y) * e.columns; x < e.columns; ++x, ++p)
-        if (e.mask[p]) {
-          take_pixel<F, V>(e, n, y, x, p);
-          ++taken;
+      for (int64_t x = 0, p = (n * e.rows + y) * e.columns; x < e.columns;) {
+        const int64_t run = run_of(e.mask + p, e.columns - x);
+        if (run == 0) {
+          ++x, ++p;
+          continue;
         }
+        take_run<F, V>(e, n, y, x, p, run);
+        x += run, p += run, taken += run;
+      }
     updated += taken;
   });
   return updated;

@@ -28,6 +28,20 @@ struct Matrix {
   Dtype dtype;
 };
 
+// The part of an axis in which every tap exists and lies at equal distances: tap i of output o is first(o) + i * step.
+struct Inner {
+  int64_t begin = 0, end = 0;
+  int64_t offset = 0, stride = 0, step = 0;
+
+  bool has(int64_t o) const { return begin <= o && o < end; }
+  int64_t first(int64_t o) const { return o * stride + offset; }
+  // Whether each of `size` outputs reads the input of its own number.
+  bool is_same(int64_t size) const { return begin == 0 && end == size && offset == 0 && (stride == 1 || size == 1); }
+};
+
+// `table` is [outputs, taps].
+Inner inner_of(const int32_t* table, int64_t outputs, int64_t taps);
+
 // Which input pixels an output pixel reads, axis by axis: rows[y * kernel_rows + i] is the input row behind tap i of
 // output row y, or -1 where nothing is read (padding with zeros, taps that a stride skips).
 struct Window {
@@ -35,6 +49,7 @@ struct Window {
   const int32_t* columns;  // [out_columns, kernel_columns]
   int64_t kernel_rows, kernel_columns;
   int64_t in_rows, in_columns, out_rows, out_columns;
+  Inner y, x;
 };
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -5,8 +5,7 @@
 template <class T>
 int64_t pool_as(const Pool2d& p, const Job& job) {
   const Window& w = p.window;
-  const int64_t plane = w.out_rows * w.out_columns;
-  return for_each_row<T>(p.x, w, job, [&](const Tap<T>* taps, int count, int32_t pixel, float* row) {
+  return for_each_row<T>(p.x, w, job, [&](const Tap<T>* taps, int count, const Place& place, float* row) {
     if (p.maximum) {
       for_each_block(p.x.channels, [&](int64_t c, int n) {
         Vec largest = Vec::all(-INFINITY);
@@ -15,9 +14,8 @@ int64_t pool_as(const Pool2d& p, const Job& job) {
       });
       return;
     }
-    const int64_t place = pixel % plane;
-    const float* ys = p.row_share + place / w.out_columns * w.kernel_rows;
-    const float* xs = p.column_share + place % w.out_columns * w.kernel_columns;
+    const float* ys = p.row_share + place.y * w.kernel_rows;
+    const float* xs = p.column_share + place.x * w.kernel_columns;
     for_each_block(p.x.channels, [&](int64_t c, int n) {
       Vec sum = Vec::all(0.0f);
       for (int t = 0; t < count; ++t)

@@ -27,6 +27,26 @@ const Kernels* kernels_for(const char* isa) {
   return nullptr;
 }
 
+Inner inner_of(const int32_t* table, int64_t outputs, int64_t taps) {
+  Inner inner;
+  const int64_t middle = outputs / 2;
+  const int32_t* row = table + middle * taps;
+  inner.step = taps > 1 ? row[1] - row[0] : 1;
+  inner.stride = middle + 1 < outputs ? row[taps] - row[0] : middle > 0 ? row[0] - row[-taps] : 1;
+  inner.offset = row[0] - middle * inner.stride;
+  const auto fits = [&](int64_t o) {
+    for (int64_t i = 0; i < taps; ++i) {
+      const int32_t place = table[o * taps + i];
+      if (place < 0 || place != inner.first(o) + i * inner.step) return false;
+    }
+    return true;
+  };
+  inner.begin = inner.end = middle;
+  while (inner.end < outputs && fits(inner.end)) ++inner.end;
+  while (inner.begin > 0 && inner.end > middle && fits(inner.begin - 1)) --inner.begin;
+  return inner;
+}
+
 float* scratch(int slot, int64_t floats) {
   struct Buffer {
     std::unique_ptr<float[]> data;

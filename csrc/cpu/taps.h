@@ -1,5 +1,19 @@
-// The input pixels behind an output pixel, as a list without those that do not exist.
+// Where output pixels lie, and the input pixels behind them.
 #pragma once
+
+// An output pixel: stream, row and column. Lists ascend, so most pixels follow their neighbour.
+struct Place {
+  int32_t pixel = -2;
+  int32_t n = 0, y = 0, x = 0;
+
+  Place at(int32_t next, const Window& w) const {
+    const uint32_t columns = static_cast<uint32_t>(w.out_columns), rows = static_cast<uint32_t>(w.out_rows);
+    if (next == pixel + 1 && x + 1 < w.out_columns) return {next, n, y, x + 1};
+    const uint32_t line = static_cast<uint32_t>(next) / columns, stream = line / rows;
+    return {next, static_cast<int32_t>(stream), static_cast<int32_t>(line - stream * rows),
+            static_cast<int32_t>(static_cast<uint32_t>(next) - line * columns)};
+  }
+};
 
 template <class T>
 struct Tap {
@@ -7,30 +21,39 @@ struct Tap {
   int32_t row, column;  // which tap of the window it is
 };
 
-// Lists the taps of an output pixel in order; returns how many there are.
+// Lists the taps of an output pixel that exist, in order; returns how many there are.
 template <class T>
-int list_taps(const Matrix& x, const Window& w, int64_t pixel, Tap<T>* taps) {
-  const int64_t plane = w.out_rows * w.out_columns, n = pixel / plane, place = pixel % plane;
-  const int32_t* ys = w.rows + place / w.out_columns * w.kernel_rows;
-  const int32_t* xs = w.columns + place % w.out_columns * w.kernel_columns;
+int list_taps(const Matrix& x, const Window& w, const Place& place, Tap<T>* taps) {
+  const int32_t* ys = w.rows + place.y * w.kernel_rows;
+  const int32_t* xs = w.columns + place.x * w.kernel_columns;
   int count = 0;
   for (int32_t i = 0; i < w.kernel_rows; ++i) {
     if (ys[i] < 0) continue;
-    const T* row = static_cast<const T*>(x.data) + (n * w.in_rows + ys[i]) * w.in_columns * x.pitch;
+    const T* row = static_cast<const T*>(x.data) + (place.n * w.in_rows + ys[i]) * w.in_columns * x.pitch;
     for (int32_t j = 0; j < w.kernel_columns; ++j)
       if (xs[j] >= 0) taps[count++] = {row + xs[j] * x.pitch, i, j};
   }
   return count;
 }
 
-// Runs body(taps, count, pixel, row) for the row of every pixel of a tile.
+// Of a thread, for the taps of one pixel.
+template <class T>
+Tap<T>* tap_list(const Window& window) {
+  const int64_t all = window.kernel_rows * window.kernel_columns;
+  return reinterpret_cast<Tap<T>*>(scratch(1, divide_up(all * static_cast<int64_t>(sizeof(Tap<T>)), sizeof(float)) + 2));
+}
+
+// Runs body(taps, count, place, row) for the row of every pixel of a tile.
 template <class T, class F>
 int64_t for_each_row(const Matrix& x, const Window& window, const Job& job, F body) {
-  const int64_t all = window.kernel_rows * window.kernel_columns;
-  const int64_t floats = divide_up(all * static_cast<int64_t>(sizeof(Tap<T>)), sizeof(float)) + 2;
-  return for_each_tile(job, 64, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
-    Tap<T>* taps = reinterpret_cast<Tap<T>*>(scratch(1, floats));
-    for (int r = 0; r < rows; ++r) body(taps, list_taps(x, window, pixels[r], taps), pixels[r], tile + r * stride);
+  const int64_t cost = x.channels * window.kernel_rows * window.kernel_columns;
+  return for_each_tile(job, 64, cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
+    Tap<T>* taps = tap_list<T>(window);
+    Place place;
+    for (int r = 0; r < rows; ++r) {
+      place = place.at(pixels[r], window);
+      body(taps, list_taps(x, window, place, taps), place, tile + r * stride);
+    }
   });
 }
 

@@ -1,7 +1,8 @@
 // The loop that every kernel shares: pixels, a few at a time, into a tile of float32 in the cache, and commit.
 #pragma once
 
-constexpr int64_t kTileFloats = 64 * 1024;  // of one tile at most: a quarter of the second-level cache
+constexpr int64_t kTileFloats = 256 * 1024;  // of one tile at most; weights that are read again cost more than its spill
+constexpr int64_t kAlone = 1 << 16;  // multiplications in all: with fewer, waking another thread takes longer
 
 // The floats of one tile row: whole vectors, one more so that a kernel may write beyond the last channel.
 inline int64_t tile_stride(int64_t channels) { return (divide_up(channels, Vec::width) + kPanelVecs) * Vec::width; }
@@ -16,23 +17,35 @@ void spread(const Pool& pool, int64_t tasks, F f) {
   pool.run(tasks, [](void* context, int64_t task) { (*static_cast<F*>(context))(task); }, &f);
 }
 
-
 // fill(pixels, rows, tile, stride) writes the new values of `rows` pixels, [rows, channels], into the tile.
-// Returns how many pixels were updated.
+// `cost` is about how many multiplications a pixel takes. Returns how many pixels were updated.
 template <class F>
-int64_t for_each_tile(const Job& job, int64_t rows_at_most, F fill) {
+int64_t for_each_tile(const Job& job, int64_t rows_at_most, int64_t cost, F fill) {
   const int64_t stride = tile_stride(job.commit.out.channels);
   const int64_t fitting = most(1, least(rows_at_most, kTileFloats / stride));
   // As many tiles for every thread, of whole microkernels.
-  const int64_t wanted = divide_up(divide_up(job.count, fitting), job.pool.threads) * job.pool.threads;
+  const int64_t threads = job.count * cost < kAlone ? 1 : job.pool.threads;
+  const int64_t wanted = divide_up(divide_up(job.count, fitting), threads) * threads;
   const int64_t rows = divide_up(divide_up(job.count, wanted), kTileRows) * kTileRows;
   const int64_t tiles = divide_up(job.count, rows);
   std::atomic<int64_t> updated{0};
-  spread(job.pool, tiles, [&](int64_t i) {
+  const auto run = [&](int64_t i) {
     const int64_t first = i * rows, n = least(rows, job.count - first);
     float* tile = scratch(0, rows * stride);
     fill(job.pixels + first, static_cast<int>(n), tile, stride);
     updated += commit_rows(job.commit, tile, stride, job.pixels + first, static_cast<int>(n));
+  };
+  spread({static_cast<int>(threads), job.pool.run}, tiles, run);
+  return updated;
+}
+
+// Finishes a tile of the whole job, the threads some rows each.
+inline int64_t commit_shared(const Job& job, float* tile, int64_t stride, int rows) {
+  const int64_t share = divide_up(rows, job.pool.threads);
+  std::atomic<int64_t> updated{0};
+  spread(job.pool, divide_up(rows, share), [&](int64_t part) {
+    const int64_t first = part * share, n = least(share, rows - first);
+    updated += commit_rows(job.commit, tile + first * stride, stride, job.pixels + first, static_cast<int>(n));
   });
   return updated;
 }

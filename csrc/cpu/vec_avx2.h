@@ -66,3 +66,23 @@ inline Vec where_nan(Vec a, Vec yes, Vec no) {
 }
 // Whether any lane is not equal; what is not a number never is.
 inline bool differs(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_NEQ_UQ)) != 0; }
+// Which lanes are not equal, as bits; what is not a number never is.
+inline uint32_t differing(Vec a, Vec b) {
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_NEQ_UQ)));
+}
+// p[K], p[K + 3], ...: one of three interleaved channels. Their places differ in the remainder by the width.
+template <int K>
+Vec every_third(const float* p) {
+  constexpr auto from = [](int part) {
+    int mask = 0;
+    for (int i = 0; i < 8; ++i)
+      if ((3 * i + K) / 8 == part) mask |= 1 << (3 * i + K) % 8;
+    return mask;
+  };
+  constexpr int second = from(1), third = from(2);
+  const __m256 two = _mm256_blend_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8), second);
+  const __m256 mixed = _mm256_blend_ps(two, _mm256_loadu_ps(p + 16), third);
+  const __m256i lanes = _mm256_setr_epi32(K % 8, (K + 3) % 8, (K + 6) % 8, (K + 9) % 8, (K + 12) % 8, (K + 15) % 8,
+                                          (K + 18) % 8, (K + 21) % 8);
+  return {_mm256_permutevar8x32_ps(mixed, lanes)};
+}

@@ -53,3 +53,19 @@ inline Vec where_nan(Vec a, Vec yes, Vec no) {
 }
 // Whether any lane is not equal; what is not a number never is.
 inline bool differs(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ) != 0; }
+// Which lanes are not equal, as bits; what is not a number never is.
+inline uint32_t differing(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ); }
+// p[K], p[K + 3], ...: one of three interleaved channels. Their places differ in the remainder by the width.
+template <int K>
+Vec every_third(const float* p) {
+  __mmask16 second = 0, third = 0;
+  alignas(64) int32_t lanes[16];
+  for (int i = 0; i < 16; ++i) {
+    const int at = 3 * i + K;
+    lanes[i] = at % 16;
+    if (at / 16 == 1) second = static_cast<__mmask16>(second | 1 << at % 16);
+    if (at / 16 == 2) third = static_cast<__mmask16>(third | 1 << at % 16);
+  }
+  const __m512 mixed = _mm512_mask_loadu_ps(_mm512_mask_loadu_ps(_mm512_loadu_ps(p), second, p + 16), third, p + 32);
+  return {_mm512_permutexvar_ps(_mm512_load_si512(lanes), mixed)};
+}

@@ -99,3 +99,14 @@ inline bool differs(Vec a, Vec b) {
   for (int i = 0; i < Vec::width; ++i) any |= !(a.v[i] == b.v[i]);
   return any;
 }
+// Which lanes are not equal, as bits; what is not a number never is.
+inline uint32_t differing(Vec a, Vec b) {
+  uint32_t bits = 0;
+  for (int i = 0; i < Vec::width; ++i) bits |= static_cast<uint32_t>(!(a.v[i] == b.v[i])) << i;
+  return bits;
+}
+// p[K], p[K + 3], ...: one of three interleaved channels.
+template <int K>
+Vec every_third(const float* p) {
+  return Vec::each([&](int i) { return p[3 * i + K]; });
+}

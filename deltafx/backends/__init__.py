@@ -61,3 +61,10 @@ def backend_for(settings: Settings) -> Backend:
         return importlib.import_module("deltafx.backends.cuda").CudaBackend()
     cpu = importlib.import_module("deltafx.backends.cpu")  # which loads the compiled module
     return cpu.CpuBackend.choose(settings.options.isa, settings.options.dense_switch)
+
+
+def frame_program(graph_module: Any, plan: Plan) -> Any:
+    """What runs the frame that is about to run on a CPU, without Python between the nodes; or None."""
+    if graph_module.runtime.settings.backend != "cpu":
+        return None
+    return importlib.import_module("deltafx.backends.cpu.program").frame_program(graph_module, plan)

@@ -70,6 +70,9 @@ class Flags:
         device = plan.stale.device
         self.own = None if state.aligned else torch.zeros(sizes.pop(), dtype=torch.bool, device=device)
 
+    def count(self, plan: Plan) -> int:
+        return plan.streams if self.own is None else self.own.numel()
+
     def of(self, state: NodeState) -> Tensor:
         """In the frame that is running."""
         return state.rows if self.own is None else self.own.copy_(state.rows.expand_as(self.own))

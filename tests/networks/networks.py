@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 from torchvision import models
@@ -34,12 +33,12 @@ ON_THE_REFERENCE = (
 
 
 def each(*others: Any) -> Any:
-    """Parameters: every network, with each of `others`. Several processes share the tests, but not those of a network.
+    """Parameters: every network, with each of `others`.
 
     A tuple that begins ("reference", "value") comes with those networks only that are for it.
     """
     return [
-        pytest.param(name, *other, marks=pytest.mark.xdist_group(name))
+        (name, *other) if other else name
         for name in NETWORKS
         for other in (others or [()])
         if other[:2] != ("reference", "value") or name in ON_THE_REFERENCE

@@ -51,9 +51,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], float]] = {
     "r3d": (lambda: video_resnet(resnet.Conv3DSimple), (3, 24, 33), 0.99),
     "r2plus1d": (lambda: video_resnet(resnet.Conv2Plus1D), (3, 24, 33), 0.99),
 }  # fmt: skip
-each_network = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NETWORKS]
-)
+each_network = pytest.mark.parametrize("name", NETWORKS)
 
 
 def frames_of(shape: tuple[int, ...], count: int = 19) -> Iterator[Tensor]:

@@ -49,6 +49,10 @@ class Collector:
         self.after = (moves, scratch.candidates, scratch.pixels, scratch.count, out.mask, out.tally)
         self.count = scratch.count
 
+    def append_to(self, program: Any) -> None:
+        moves, candidates, pixels, _, mask, tally = self.after
+        program.collect(*self.before, moves, candidates, pixels, mask, tally)
+
     def __call__(self, refresh: Tensor) -> int:
         operators.collect.default(*self.before, refresh, *self.after)
         return int(self.count.item())
@@ -75,9 +79,9 @@ class CompiledKernel:
         self.pixels = scratch.pixels
         self.steps = recipe.steps.arguments
         self.ending = (backend.isa, matrix(leaf.value, leaf.pixel), leaf.mask, leaf.tally)
-        self.truncation = node.truncation
+        self.node = node
         self.dense = recipe.dense if backend.dense_switch else None
-        self.dense_from = recipe.dense_share * leaf.pixels
+        self.dense_above = int(min(recipe.dense_share, 1.0) * leaf.pixels) if self.dense is not None else leaf.pixels
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         refresh = self.flags.of(state)
@@ -86,13 +90,21 @@ class CompiledKernel:
             self.compute(count, refresh, state, plan)
         return state.deltas
 
+    def append_to(self, program: Any, state: NodeState, plan: Plan) -> None:
+        """Prepare the two calls, with the threshold of this frame, as a node of a program."""
+        _, threshold, max_norm = decision(self.node.truncation, state, self.leaf, plan)
+        program.begin_node(self.flags.count(plan), state.aligned, self.dense_above)
+        self.collect.append_to(program)
+        append = getattr(program, self.name)
+        append(*self.arguments, self.pixels, *self.steps, threshold, max_norm, *self.ending)
+
     def compute(self, count: int, refresh: Tensor, state: NodeState, plan: Plan) -> None:
         leaf = self.leaf
-        forced, threshold, max_norm = decision(self.truncation, state, leaf, plan)
+        forced, threshold, max_norm = decision(self.node.truncation, state, leaf, plan)
         steps = (*self.steps, forced, refresh, threshold, max_norm, *self.ending)
-        if self.dense is not None and count > self.dense_from:
+        if self.dense is not None and count > self.dense_above:
             operators.copy.default(self.dense(), self.pixels, count, *steps)
         else:
             self.operator(*self.arguments, self.pixels, count, *steps)
-        if self.truncation is not None:
-            plan.measure(state, leaf, self.truncation, self.value)
+        if self.node.truncation is not None:
+            plan.measure(state, leaf, self.node.truncation, self.value)

@@ -41,6 +41,13 @@ class MovingKernel(views.MovingKernel):
                     )
         return state.deltas
 
+    def append_to(self, program: Any, state: NodeState, plan: Plan) -> None:
+        program.begin_node(self.flags.count(plan), state.aligned, self.listed.candidates.numel())
+        for collect in self.collectors:
+            collect.append_to(program)
+            for source, target in self.copies:
+                program.copy(source, self.listed.pixels, [], [], [], 0.0, False, *target)
+
 
 def view(node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan, flags: Flags) -> MovingKernel:
     return MovingKernel("view", state, [viewed(node, state, inputs)], plan, flags)

@@ -278,13 +278,22 @@ def test_the_difference_payload_runs_on_the_reference() -> None:
     assert deltafx.report(dm)["first"].note == "the difference payload has no compiled kernels"
 
 
-def test_an_interrupted_frame_is_followed_by_a_full_one(monkeypatch: Any) -> None:
+def stop(*args: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("node_by_node", [False, True])
+def test_an_interrupted_frame_is_followed_by_a_full_one(node_by_node: bool, monkeypatch: Any) -> None:
     model = small()
-    dm = deltafx.convert(model, backend="cpu")
+    dm = deltafx.convert(model, backend="cpu", options={"profile": node_by_node})
     dm(frame())
-    kernel = dm.runtime.plans[0].nodes["second"].kernel
+    dm(frame())
+    plan = dm.runtime.plans[0]
     with monkeypatch.context() as patch:
-        patch.setattr(kernel, "compute", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt()))
+        if node_by_node:
+            patch.setattr(plan.nodes["second"].kernel, "compute", stop)
+        else:
+            patch.setattr(plan.frame_program, "run_compiled", lambda at, end: stop(plan.frame_program.program.run(0, 1)))
         with pytest.raises(KeyboardInterrupt):
             dm(frame(1))
     with torch.no_grad():

@@ -47,7 +47,8 @@ class Record(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def calls() -> dict[str, tuple]:
     torch.manual_seed(0)
-    dm = deltafx.convert(Everything().eval(), backend="cpu", threshold=0.1)
+    node_by_node = {"profile": True}  # else a frame is one compiled program, which calls no operators
+    dm = deltafx.convert(Everything().eval(), backend="cpu", threshold=0.1, options=node_by_node)
     first = torch.randn(2, 3, 17, 19)
     dm(first)
     first[1, :, 4:9, 5] += 1

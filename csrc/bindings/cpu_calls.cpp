@@ -1,0 +1,211 @@
+#include "cpu_calls.h"
+
+#include <ATen/Parallel.h>
+
+#include <utility>
+
+namespace deltafx {
+
+using namespace deltafx::cpu;  // NOLINT: this file only translates between the two
+
+Pool pool() {
+  return {at::get_num_threads(), [](int64_t tasks, void (*body)(void*, int64_t), void* context) {
+            at::parallel_for(0, tasks, 1, [&](int64_t first, int64_t end) {
+              for (int64_t task = first; task < end; ++task) body(context, task);
+            });
+          }};
+}
+
+Dtype dtype_of(const Tensor& x, const char* name) {
+  if (x.scalar_type() == at::kFloat) return Dtype::float32;
+  if (x.scalar_type() == at::kBFloat16) return Dtype::bfloat16;
+  if (x.scalar_type() == at::kByte) return Dtype::uint8;
+  TORCH_CHECK_TYPE(false, name, ": float32 or bfloat16 is supported; got ", x.scalar_type());
+}
+
+Matrix matrix(const Tensor& x, const char* name) {
+  TORCH_CHECK_VALUE(x.device().is_cpu(), name, ": a CPU tensor is needed; got one on ", x.device());
+  TORCH_CHECK_VALUE(x.dim() == 2, name, ": a matrix [pixels, channels] is needed; got ", x.sizes());
+  TORCH_CHECK_VALUE(x.size(1) == 1 || x.stride(1) == 1, name, ": channels must lie side by side; strides ", x.strides());
+  const Dtype dtype = dtype_of(x, name);
+  TORCH_CHECK_TYPE(dtype != Dtype::uint8, name, ": float32 or bfloat16 is supported; got ", x.scalar_type());
+  return {x.data_ptr(), x.stride(0), x.size(1), dtype};
+}
+
+const Kernels& kernels(const std::string& isa) {
+  const Kernels* found = kernels_for(isa.c_str());
+  TORCH_CHECK_VALUE(found != nullptr, "isa: this processor has no ", isa);
+  return *found;
+}
+
+const uint8_t* refreshing(const uint8_t* flags, int64_t streams) {
+  for (int64_t n = 0; n < streams; ++n)
+    if (flags[n]) return flags;
+  return nullptr;
+}
+
+const uint8_t* refreshing(const Tensor& refresh) {
+  return refreshing(reinterpret_cast<const uint8_t*>(data<bool>(refresh, at::kBool, 1, "refresh")), refresh.numel());
+}
+
+void count_updated(int64_t* tally, int64_t updated) {
+  tally[kUpdated] = updated;
+  tally[kUpdatedSum] += updated;
+}
+
+static Window window_of(const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns) {
+  TORCH_CHECK_VALUE(rows.dim() == 2 && columns.dim() == 2, "window: tables [outputs, taps] are needed");
+  const int32_t* ys = data<int32_t>(rows, at::kInt, rows.numel(), "rows");
+  const int32_t* xs = data<int32_t>(columns, at::kInt, columns.numel(), "columns");
+  return {ys, xs, rows.size(1), columns.size(1), in_rows, in_columns, rows.size(0), columns.size(0),
+          inner_of(ys, rows.size(0), rows.size(1)), inner_of(xs, columns.size(0), columns.size(1))};
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+CollectCall::CollectCall(at::TensorList masks, at::TensorList tallies, at::IntArrayRef relations, const Tensor& rows,
+                         const Tensor& columns, int64_t in_rows, int64_t in_columns, int64_t streams, bool passes_on,
+                         const Tensor& candidates, const Tensor& pixels, const Tensor& mask, const Tensor& tally)
+    : passes_on_(passes_on) {
+  const Window window = window_of(rows, columns, in_rows, in_columns);
+  pixels_ = streams * window.out_rows * window.out_columns;
+  TORCH_CHECK_VALUE(masks.size() == relations.size() && masks.size() == tallies.size(),
+                    "collect: a relation and a tally are needed for each mask");
+  for (size_t i = 0; i < masks.size(); ++i) {
+    const auto relation = static_cast<Relation>(relations[i]);
+    const int64_t size = relation == Relation::window ? streams * in_rows * in_columns
+                         : relation == Relation::same ? pixels_
+                                                      : streams;
+    tallies_.push_back(data<int64_t>(tallies[i], at::kLong, kTallySize, "tallies"));
+    all_sources_.push_back({data<uint8_t>(masks[i], at::kByte, size, "masks"), relation});
+  }
+  mask_ = data<uint8_t>(mask, at::kByte, pixels_, "mask");
+  tally_ = data<int64_t>(tally, at::kLong, kTallySize, "tally");
+  job_ = {nullptr, 0, window, streams, nullptr, data<uint8_t>(candidates, at::kByte, pixels_, "candidates"),
+          data<int32_t>(pixels, at::kInt, pixels_ + 1, "pixels")};
+}
+
+int64_t CollectCall::run(const uint8_t* refresh) {
+  if (tally_[kUpdated] != 0 || tally_[kFrames] == 0) std::memset(mask_, 0, pixels_);
+  sources_.clear();
+  for (size_t i = 0; i < all_sources_.size(); ++i)
+    if (tallies_[i][kUpdated] != 0) sources_.push_back(all_sources_[i]);
+  job_.sources = sources_.data();
+  job_.source_count = static_cast<int64_t>(sources_.size());
+  job_.refresh = refresh;
+  const int64_t found = sources_.empty() && refresh == nullptr ? 0 : collect(job_);
+  if (found && passes_on_) std::memcpy(mask_, job_.candidates, pixels_);
+  tally_[kComputed] = found;
+  tally_[kComputedSum] += found;
+  tally_[kFrames] += 1;
+  count_updated(tally_, passes_on_ ? found : 0);
+  return found;
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+Call::Call(const Ending& e, Kernel kernel) : kernel_(std::move(kernel)) {
+  const int64_t streams = e.streams;
+  pixels_ = e.out.size(0);
+  TORCH_CHECK_VALUE(e.steps.size() == e.numbers.size(), "steps: a code and a kind, and two numbers, for each step");
+  TORCH_CHECK_VALUE(streams > 0 && pixels_ % streams == 0, "out: ", pixels_, " pixels for ", streams, " streams");
+  size_t operand = 0;
+  for (size_t i = 0; i < e.steps.size(); i += 2) {
+    Step step{static_cast<Code>(e.steps[i]), static_cast<Operand>(e.steps[i + 1]), {},
+              static_cast<float>(e.numbers[i]), static_cast<float>(e.numbers[i + 1])};
+    TORCH_CHECK_VALUE((step.code >= Code::add) == (step.kind != Operand::none), "steps: a code and its operand");
+    if (step.kind != Operand::none && step.kind != Operand::number) {
+      TORCH_CHECK_VALUE(operand < e.operands.size(), "operands: fewer than the steps name");
+      const Tensor& tensor = e.operands[operand++];
+      step.operand = matrix(tensor, "operand");
+      const int64_t rows = step.kind == Operand::per_channel ? 1 : step.kind == Operand::per_stream ? streams : pixels_;
+      const int64_t channels = step.kind == Operand::pixel_gate ? 1 : e.out.size(1);
+      TORCH_CHECK_VALUE(tensor.size(0) == rows && tensor.size(1) == channels, "operand: [", rows, ", ", channels,
+                        "] is needed; got ", tensor.sizes());
+    }
+    steps_.push_back(step);
+  }
+  job_ = {data<int32_t>(e.pixels, at::kInt, pixels_, "pixels"), 0, {}, {}};
+  job_.commit = {steps_.data(), static_cast<int64_t>(steps_.size()), matrix(e.out, "out"),
+                 data<uint8_t>(e.mask, at::kByte, pixels_, "mask"), nullptr, nullptr, pixels_ / streams,
+                 static_cast<float>(e.threshold), e.max_norm ? Norm::max : Norm::rms};
+  tally_ = data<int64_t>(e.tally, at::kLong, kTallySize, "tally");
+  force(e.forced);
+}
+
+void Call::force(const std::optional<Tensor>& forced) {
+  job_.commit.forced = data<uint8_t>(forced, at::kByte, pixels_, "forced");
+}
+
+void Call::run(int64_t count, const uint8_t* refresh) {
+  TORCH_CHECK_VALUE(0 <= count && count <= pixels_, "count: ", count, " of ", pixels_, " pixels");
+  job_.count = count;
+  job_.commit.refresh = refresh;
+  job_.pool = pool();
+  count_updated(tally_, count ? kernel_(job_) : 0);
+}
+
+Call convolve_call(const Ending& ending, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                   int64_t groups, const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns) {
+  const Kernels& k = kernels(ending.isa);
+  const Window window = window_of(rows, columns, in_rows, in_columns);
+  const Matrix from = matrix(x, "x");
+  const int64_t in = x.size(1) / groups, of_group = ending.out.size(1) / groups;
+  const int64_t panels = (of_group + k.panel - 1) / k.panel, taps = window.kernel_rows * window.kernel_columns;
+  const Conv conv{from, window, data<float>(weight, at::kFloat, groups * panels * taps * in * k.panel, "weight"),
+                  data<float>(bias, at::kFloat, ending.out.size(1), "bias"), groups, in, of_group};
+  return Call(ending, [conv, &k](const Job& job) { return k.convolve(conv, job); });
+}
+
+Call depthwise_call(const Ending& ending, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
+                    const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns) {
+  const Kernels& k = kernels(ending.isa);
+  const Window window = window_of(rows, columns, in_rows, in_columns);
+  const Matrix from = matrix(x, "x");
+  const int64_t channels = ending.out.size(1);
+  TORCH_CHECK_VALUE(x.size(1) == channels, "depthwise: ", x.size(1), " channels in, ", channels, " out");
+  const Depthwise depthwise{
+      from, window, data<float>(weight, at::kFloat, window.kernel_rows * window.kernel_columns * channels, "weight"),
+      data<float>(bias, at::kFloat, channels, "bias")};
+  return Call(ending, [depthwise, &k](const Job& job) { return k.depthwise(depthwise, job); });
+}
+
+Call pool_call(const Ending& ending, const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,
+               const std::optional<Tensor>& column_share, const Tensor& rows, const Tensor& columns, int64_t in_rows,
+               int64_t in_columns) {
+  const Kernels& k = kernels(ending.isa);
+  const Window window = window_of(rows, columns, in_rows, in_columns);
+  const Matrix from = matrix(x, "x");
+  const int64_t channels = ending.out.size(1);
+  TORCH_CHECK_VALUE(maximum || (row_share && column_share), "pool: a mean needs the shares of its taps");
+  TORCH_CHECK_VALUE(x.size(1) == channels, "pool: ", x.size(1), " channels in, ", channels, " out");
+  const Pool2d pool2d{from, window, maximum, data<float>(row_share, at::kFloat, rows.numel(), "row_share"),
+                      data<float>(column_share, at::kFloat, columns.numel(), "column_share")};
+  return Call(ending, [pool2d, &k](const Job& job) { return k.pool(pool2d, job); });
+}
+
+Call copy_call(const Ending& ending, const Tensor& x) {
+  const Kernels& k = kernels(ending.isa);
+  TORCH_CHECK_VALUE(x.sizes() == ending.out.sizes(), "copy: ", x.sizes(), " into ", ending.out.sizes());
+  const Matrix from = matrix(x, "x");
+  return Call(ending, [from, &k](const Job& job) { return k.copy(from, job); });
+}
+
+Call reduce_call(const Ending& ending, const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool maximum,
+                 double scale, const Tensor& partial) {
+  const Kernels& k = kernels(ending.isa);
+  const int64_t streams = ending.streams;
+  TORCH_CHECK_VALUE(ending.out.size(0) == streams && x.size(0) % (streams * image_rows) == 0 &&
+                        x.size(1) == ending.out.size(1),
+                    "reduce: ", x.sizes(), " into ", ending.out.sizes());
+  const Reduce reduce{matrix(x, "x"), data<uint8_t>(x_mask, at::kByte, x.size(0), "x_mask"), nullptr,
+                      data<float>(partial, at::kFloat, streams * image_rows * x.size(1), "partial"), streams,
+                      image_rows, x.size(0) / (streams * image_rows), maximum, static_cast<float>(scale)};
+  return Call(ending, [reduce, &k](const Job& job) {
+    Reduce now = reduce;
+    now.refresh = job.commit.refresh;
+    return k.reduce(now, job);
+  });
+}
+
+}  // namespace deltafx

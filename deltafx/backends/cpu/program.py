@@ -1,0 +1,157 @@
+"""A frame without Python between its nodes: one compiled object runs all of a plan's compiled nodes.
+
+The graph stays what it is: it runs node by node in the first frames, until every threshold is measured, and whenever
+somebody looks on (checker, profiler, hooks). What has no compiled kernel, and a layer that is faster densely in this
+frame, is run from Python here too, at its place in the order.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import fx, nn
+from torch.nn.modules import module as nn_module
+
+from deltafx import _cpu
+from deltafx.node import DeltaNode
+from deltafx.ops.base import Slot, fill
+from deltafx.plan import scale_name
+
+if TYPE_CHECKING:
+    from deltafx.plan import Plan
+
+Run = tuple[int, int]  # of nodes of the program: first and end
+
+
+class FrameProgram:
+    """The program of one plan, for the truncations and scales that it was made with."""
+
+    def __init__(self, graph_module: fx.GraphModule, plan: Plan):
+        self.plan = plan
+        self.program = _cpu.Program(plan.rows)
+        self.modules: list[DeltaNode] = []  # those of the program, in its order
+        self.kernels: list[Any] = []
+        self.order: list[Run | tuple[fx.Node, Callable]] = []
+        self.sent: dict[fx.Node, Any] = {}  # what the nodes of the program send, in every frame
+        self.forced: Any = None
+        self.last_frame = -1  # that it ran
+        for node in graph_module.graph.nodes:
+            module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+            if compiled(module, plan):
+                self.add(module)  # type: ignore[arg-type]
+                self.sent[node] = plan.nodes[module.path].deltas  # type: ignore[union-attr]
+            elif node.op == "get_attr":
+                self.sent[node] = operator.attrgetter(str(node.target))(graph_module)
+            else:
+                self.order.append((node, step_of(node, module)))
+        self.truncations = [module.truncation for module in self.modules]
+        self.scales = dict(plan.scales)
+
+    def add(self, module: DeltaNode) -> None:
+        state, index = self.plan.nodes[module.path], len(self.modules)
+        state.kernel.append_to(self.program, state, self.plan)
+        self.modules.append(module)
+        self.kernels.append(state.kernel)
+        last = self.order[-1] if self.order else None
+        if last is not None and isinstance(last[0], int):
+            self.order[-1] = (last[0], index + 1)
+        else:
+            self.order.append((index, index + 1))
+
+    def holds(self) -> bool:
+        """Whether the kernels' prepared arguments are those of the frame that is about to run."""
+        kept = zip(self.modules, self.truncations, strict=True)
+        return self.scales == self.plan.scales and all(module.truncation is before for module, before in kept)
+
+    def fits_the_frame(self) -> bool:
+        """Whether every node ran in the last frame (one that did not has to be refreshed), and none is looked at."""
+        if not self.modules or any(each._forward_hooks or each._forward_pre_hooks for each in self.modules):
+            return False
+        last = self.plan.frame - 1
+        return self.last_frame == last or all(self.plan.nodes[each.path].last_frame == last for each in self.modules)
+
+    def force(self) -> None:
+        """Take over what is prescribed, which is the same tensor from frame to frame."""
+        if self.forced is self.plan.forced_mask:
+            return
+        self.forced = None
+        for index, (module, kernel) in enumerate(zip(self.modules, self.kernels, strict=True)):
+            if module.truncation is not None and hasattr(kernel, "leaf"):
+                self.program.force(index, self.plan.forced(kernel.leaf.mask))
+        self.forced = self.plan.forced_mask
+
+    def run(self, given: list[Any]) -> Any:
+        """One frame; `given` has the value of each placeholder."""
+        plan, values, result = self.plan, dict(self.sent), None
+        arguments = iter(given)
+        self.force()
+        for part in self.order:
+            first, second = part
+            if isinstance(first, int):
+                self.run_compiled(first, second)  # type: ignore[arg-type]
+            elif first.op == "placeholder":
+                values[first] = next(arguments)
+            else:
+                result = values[first] = second([values[node] for node in first.all_input_nodes])  # type: ignore
+        for module in self.modules:
+            plan.nodes[module.path].last_frame = plan.frame
+        self.last_frame = plan.frame
+        return result
+
+    def run_compiled(self, at: int, end: int) -> None:
+        while (at := self.program.run(at, end)) < end:
+            state = self.plan.nodes[self.modules[at].path]
+            state.rows = self.plan.rows if state.aligned else self.plan.rows.any()
+            self.kernels[at].compute(self.program.count, self.kernels[at].flags.of(state), state, self.plan)
+            at += 1
+
+
+def compiled(module: Any, plan: Plan) -> bool:
+    state = plan.nodes.get(module.path) if isinstance(module, DeltaNode) else None
+    return state is not None and hasattr(state.kernel, "append_to")
+
+
+def step_of(node: fx.Node, module: nn.Module | None) -> Callable[[list[Any]], Any]:
+    """What runs a node from Python, given the values of its input nodes."""
+    sources = list(node.all_input_nodes)
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: Slot(sources.index(source)))
+    if node.op == "call_method":
+        name = str(node.target)
+        return lambda given: call(getattr(fill(args[0], given), name), args[1:], kwargs, given)
+    if node.op == "output":
+        return lambda given: fill(args[0], given)
+    target: Any = node.target if module is None else module
+    return lambda given: call(target, args, kwargs, given)
+
+
+def call(function: Callable, args: tuple, kwargs: dict[str, Any], given: list[Any]) -> Any:
+    return function(*fill(args, given), **fill(kwargs, given))
+
+
+def any_module_is_watched() -> bool:
+    return bool(nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)
+
+
+def is_measured(graph_module: fx.GraphModule, plan: Plan) -> bool:
+    """Whether every threshold that is a share of a scale is known."""
+    for module in graph_module.modules():
+        if not isinstance(module, DeltaNode) or module.path not in plan.nodes or not plan.withholds(module):
+            continue
+        state = plan.nodes[module.path]
+        if module.truncation is not None and not module.truncation.threshold.absolute:
+            floating = [leaf for leaf in state.leaves if leaf.dtype.is_floating_point]
+            if any(scale_name(state, leaf) not in plan.scales for leaf in floating):
+                return False
+    return True
+
+
+def frame_program(graph_module: fx.GraphModule, plan: Plan) -> FrameProgram | None:
+    """The program for the frame that is about to run; None where it runs node by node."""
+    if plan.frame == 0 or plan.checker is not None or plan.profiles or any_module_is_watched():
+        return None
+    program = plan.frame_program
+    if program is None or not program.holds():
+        program = plan.frame_program = FrameProgram(graph_module, plan) if is_measured(graph_module, plan) else None
+    return program if program is not None and program.fits_the_frame() else None
