@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from deltafx.errors import ConvertError, unknown_name
-from deltafx.gate import InputGate
+from deltafx.gate import AUTO, InputGate
 from deltafx.preprocess import Preprocess
 from deltafx.truncation import NORMS, Threshold, is_number
 
@@ -122,8 +122,10 @@ def resolve(
 ) -> Settings:  # fmt: skip
     """Check the arguments of `convert` that do not need the model, and fill in what the mode says."""
     defaults = MODES[one_of("mode", mode, MODES)]
+    if input_gate == "auto":
+        input_gate = AUTO
     if input_gate is not None and not isinstance(input_gate, InputGate):
-        raise ConvertError(f"input_gate: a deltafx.InputGate is expected; got {input_gate!r}.")
+        raise ConvertError(f'input_gate: a deltafx.InputGate or "auto" is expected; got {input_gate!r}.')
     if preprocess is not None and not isinstance(preprocess, Preprocess):
         raise ConvertError(f"preprocess: a deltafx.Preprocess is expected; got {preprocess!r}.")
     if preprocess is not None and input_gate is not None and input_gate.grey_level is not None:

@@ -65,7 +65,10 @@ class ReferenceKernel:
             update = known
         elif node.gate is not None and frame.dim() == 4:
             change = frame.float() - last.float()
-            update = node.gate.mask(change, plan.grey_level(node.path, node.gate, frame))
+            level, learned = plan.grey_level(node.path, node.gate, frame), plan.learned(node)
+            if learned is not None:
+                node.gate.learn(change, level, learned, state.rows.expand(plan.streams))
+            update = node.gate.mask(change, level, learned)
         else:
             update = changed(frame, last, leaf.pixel, None, "max")
         update = update | state.refresh(frame.dim())
