@@ -28,8 +28,8 @@ def convert(
     *,
     mode: str = "exact",
     threshold: Any = None,
-    norm: str = "rms",
-    input_gate: InputGate | None = None,
+    norm: str | None = None,
+    input_gate: InputGate | str | None = None,
     preprocess: Preprocess | None = None,
     payload: str = "value",
     backend: str = "auto",
@@ -50,9 +50,11 @@ def convert(
         example_inputs: a tensor, or a tuple of arguments. With them every pass is verified against the model.
         mode: "exact" (threshold 0, no gate), "balanced" or "fast"; the arguments below win over it.
         threshold: how much change of a pixel is withheld: a number, a share of the node's root mean square as measured
-            on the first full frame; `deltafx.absolute(x)` in the tensor's units; or a mapping from node names to those.
-        norm: "rms" or "max", the norm of a pixel's change over its channels.
-        input_gate: which pixels of a frame count as changed; see `InputGate`.
+            on the first full frame; `deltafx.absolute(x)` in the tensor's units; a mapping from node names to those; or
+            a `Calibration` (with its gate and norm), its file, or the name of a network of the zoo that has one.
+        norm: "rms" (default) or "max", the norm of a pixel's change over its channels.
+        input_gate: which pixels of a frame count as changed; see `InputGate`. "auto": one that follows the noise and
+            lets flicker pass by.
         preprocess: the first input comes as uint8 frames, which are normalised where they changed; see `Preprocess`.
         payload: "value", or "difference" (the paper's form, which drifts by rounding).
         backend: "auto", "reference", "cpu" or "cuda".

@@ -209,7 +209,7 @@ class Plan:
         return level
 
     def learned(self, node: DenseToDelta) -> Tensor | None:
-        """What an input's gate has learned of each stream: `[N, LEARNED]`, zeros at first; None if it does not adapt."""
+        """What an input's gate has learned of each stream, `[N, LEARNED]`; None if it does not adapt."""
         if node.gate is None or not node.gate.adapts:
             return None
         path = f"{node.path}@{self.call + 1}" if self.call else node.path

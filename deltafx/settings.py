@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 from deltafx.errors import ConvertError, unknown_name
 from deltafx.gate import AUTO, InputGate
 from deltafx.preprocess import Preprocess
 from deltafx.truncation import NORMS, Threshold, is_number
+
+if TYPE_CHECKING:
+    from deltafx.calibration import Calibration
 
 ISAS = ("avx512", "avx2", "portable")
 PAYLOADS = ("value", "difference")
@@ -61,6 +65,7 @@ class Settings:
     mode: str = "exact"
     default_threshold: Threshold = NO_THRESHOLD
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
+    calibration: Calibration | None = None  # where the thresholds come from
     norm: str = "rms"
     input_gate: InputGate | None = None
     payload: str = "value"
@@ -77,6 +82,13 @@ class Settings:
         thresholds = [self.default_threshold, *self.thresholds.values()]
         return self.input_gate is None and all(threshold.value == 0 for threshold in thresholds)
 
+    def threshold_of(self, path: str, *fused_from: str) -> Threshold:
+        """That of a node, which may be named by any of its parts."""
+        names = {path, *fused_from} & self.thresholds.keys()
+        if len(names) > 1:
+            raise ConvertError(f"threshold: {' and '.join(sorted(names))} are one node, {path}; give one of them.")
+        return self.thresholds[names.pop()] if names else self.default_threshold
+
 
 def one_of(what: str, value: Any, known: Iterable[str]) -> Any:
     if value not in tuple(known):
@@ -89,13 +101,22 @@ def to_threshold(value: Any, what: str = "threshold") -> Threshold:
         return value
     if not is_number(value):
         raise ConvertError(
-            f"{what}: a number (a share of the node's root mean square) or deltafx.absolute(x) is expected; "
-            f"got {value!r}."
+            f"{what}: a number (a share of the node's root mean square), deltafx.absolute(x), a mapping of those or a "
+            f"calibration is expected; got {value!r}."
         )
     try:
         return Threshold(value)
     except ConvertError as error:
         raise ConvertError(f"{what}: {error}") from None
+
+
+def to_calibration(threshold: Any) -> Calibration | None:
+    """A calibration, if that is what is given: one, or the name of one."""
+    from deltafx.calibration import Calibration
+
+    if isinstance(threshold, (str, PathLike)):
+        return Calibration.load(threshold)
+    return threshold if isinstance(threshold, Calibration) else None
 
 
 def to_options(options: Any) -> Options:
@@ -116,12 +137,16 @@ def to_options(options: Any) -> Options:
 
 
 def resolve(
-    *, mode: str, threshold: Any, norm: str, input_gate: InputGate | None, preprocess: Preprocess | None,
+    *, mode: str, threshold: Any, norm: str | None, input_gate: InputGate | str | None, preprocess: Preprocess | None,
     payload: str, backend: str, keep_dense: Any, refresh_every: int | None, strict: bool, dump: Any,
     options: Mapping[str, Any] | None,
 ) -> Settings:  # fmt: skip
     """Check the arguments of `convert` that do not need the model, and fill in what the mode says."""
     defaults = MODES[one_of("mode", mode, MODES)]
+    calibration = to_calibration(threshold)
+    if calibration is not None:
+        threshold = calibration.truncations()
+        norm, input_gate = norm or calibration.norm, input_gate or calibration.input_gate
     if input_gate == "auto":
         input_gate = AUTO
     if input_gate is not None and not isinstance(input_gate, InputGate):
@@ -143,7 +168,8 @@ def resolve(
         mode=mode,
         default_threshold=to_threshold(default),
         thresholds={k: to_threshold(v, f"threshold[{k!r}]") for k, v in threshold.items()} if named else {},
-        norm=one_of("norm", norm, NORMS),
+        calibration=calibration,
+        norm=one_of("norm", norm or NORMS[0], NORMS),
         input_gate=input_gate if input_gate is not None else defaults.input_gate,
         payload=one_of("payload", payload, PAYLOADS),
         backend=backend,
