@@ -7,6 +7,7 @@ import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,8 +28,9 @@ from deltafx.truncation import Threshold
 METHODS = ("sensitivity", "greedy")
 HELD_OUT = 1 / 3  # of the frames, the last ones: to verify
 LOOKED_AT = 6  # frames for the backward pass
-PROBED = 24  # frames for each probe of a threshold
+PROBED, PLACES = 32, 2  # frames for each probe of a threshold, in so many runs of consecutive ones
 LEAST, MOST = 0.003, 3.0  # thresholds, as shares; and scales
+HIGHEST = 1.5  # times the median threshold: higher ones rest on what these frames happen not to show
 STEP = 1.6  # by which a threshold is raised to see what it does
 NEARER = 0.5  # of the way to where the Lagrangian wants a threshold
 CLOSE = 1.04  # scales that are not told apart
@@ -54,7 +56,8 @@ def calibrate(
     """Find the input gate and a threshold for each truncation point of `dm`, which is left as it was.
 
     Args:
-        dm: what `convert` returned, for any mode. Its norm is kept; so is its input gate, if it has one.
+        dm: what `convert` returned, for any mode. Its norm and its refreshes are kept; so is its input
+            gate, if it has one.
         frames: what it is called with, in order: consecutive frames of the camera. The last third is held out.
         max_error: the largest error that is accepted, in the metric's own measure, where 0 is none.
         target_speedup: instead, or as a bound beside it: how many times fewer multiply-accumulates are wanted.
@@ -134,8 +137,13 @@ class Search:
             distance = self.metric.distance(got, want)
             error, size = error + distance[0], size + distance[1]
 
-        ratio = self.run(thresholds, self.frames[:PROBED], self.wanted, add)
-        return 1 / ratio, error / size if size else error
+        macs = 0.0
+        length = min(PROBED, len(self.frames)) // PLACES
+        for place in range(PLACES):
+            start = place * len(self.frames) // PLACES
+            some = slice(start, start + length)
+            macs += 1 / self.run(thresholds, self.frames[some], self.wanted[some], add) / PLACES
+        return macs, error / size if size else error
 
     def run(self, thresholds: Thresholds, frames: Sequence[tuple], wanted: Sequence[Any], add: Callable) -> float:
         """Go through the frames; how many times fewer MACs than dense the frames after the first took."""
@@ -163,10 +171,10 @@ class Search:
         if self.gate is None:
             self.gate = AUTO
         self.tell("sensitivities")
-        shape = shape_of(self.points, self.sensitivities())
+        shape = level(shape_of(self.points, self.sensitivities()))
         best = self.largest(shape)
         for _ in range(rounds):
-            shape = self.refine(scaled(shape, best.scale))
+            shape = level(self.refine(scaled(shape, best.scale)))
             best = self.largest(shape)
         if self.settings.input_gate is None:
             best = self.choose_gate(shape, best)
@@ -282,8 +290,10 @@ class Search:
             notes.append(f"{self.target:g} times fewer MACs are not reached within the error.")
         return Calibration(
             thresholds={path: float(f"{value:.4g}") for path, value in scaled(shape, scale).items()},
+            refresh_every=self.settings.refresh_every,
             norm=self.settings.norm,
             input_gate=self.gate,
+            refresh_within=self.settings.refresh_within,
             fingerprint={path: fingerprint_of(node) for path, node in self.points.items()},
             metric=self.metric.name,
             method=method,
@@ -307,11 +317,17 @@ def is_nonlinear(node: DeltaNode) -> bool:
 
 def shape_of(points: Mapping[str, DeltaNode], sensitivity: Mapping[str, float]) -> Thresholds:
     """Thresholds inverse to the square root of the sensitivities, around 0.3; unknown ones are taken for average."""
-    known = sorted(value for value in sensitivity.values() if value > 0)
+    known = [value for value in sensitivity.values() if value > 0]
     if not known:
         return dict.fromkeys(points, 0.3)
-    median = known[len(known) // 2]
-    return {path: 0.3 * math.sqrt(median / max(sensitivity.get(path, median), 1e-12 * median)) for path in points}
+    middle = median(known)
+    return {path: 0.3 * math.sqrt(middle / max(sensitivity.get(path, middle), 1e-12 * middle)) for path in points}
+
+
+def level(shape: Thresholds) -> Thresholds:
+    """None far above the others."""
+    highest = HIGHEST * median(shape.values())
+    return {path: min(value, highest) for path, value in shape.items()}
 
 
 def scaled(shape: Thresholds, scale: float) -> Thresholds:

@@ -44,6 +44,8 @@ class Calibration:
     thresholds: dict[str, float]
     norm: str
     input_gate: InputGate | None
+    refresh_every: int | None
+    refresh_within: int | None
     fingerprint: dict[str, dict[str, Any]]
     metric: str
     method: str

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from deltafx.background import BackgroundRefresh
 from deltafx.check import Checker
 from deltafx.errors import FrameError, NoDeltaForm
 from deltafx.gate import LEARNED, InputGate, infer_grey_level
@@ -31,7 +32,7 @@ class Plan:
 
     def __init__(
         self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], options: Options, call: int = 0,
-        of_gates: dict[str, Tensor] | None = None,
+        of_gates: dict[str, Tensor] | None = None, refresh_within: int | None = None,
     ):  # fmt: skip
         self.leaves = [form_of(leaf) for leaf in leaves]
         self.spec = spec
@@ -41,6 +42,7 @@ class Plan:
         self.profiles = options.profile
         self.scales = scales
         self.of_gates = {} if of_gates is None else of_gates
+        self.background = None if refresh_within is None else BackgroundRefresh(refresh_within)
         self.nodes: dict[str, NodeState] = {}
         self.inputs: list[NodeState] = []  # those of the dense_to_delta nodes
         self.predicted_bytes = 0
@@ -107,6 +109,11 @@ class Plan:
                 self.forced_mask = forced_mask.to(self.stale.device).expand(self.streams, -1, -1)
         if self.checker is not None:
             self.checker.begin()
+        if self.background is not None:
+            if self.forced_mask is None:
+                self.background.begin(self.frame)
+            else:
+                self.background.rest()
 
     def end(self) -> None:
         """The frame ran to its end: only streams that met a non-finite difference stay to be refreshed."""

@@ -133,7 +133,9 @@ class Runtime(nn.Module):
         plan = next((plan for plan in self.plans if plan.call == self.call and plan.fits(leaves, spec)), None)
         if plan is None:
             scales = self.later_scales.setdefault(self.call, {}) if self.call else self.scales
-            plan = Plan(leaves, spec, streams_of(leaves), scales, self.settings.options, self.call, self.of_gates)
+            within = self.settings.refresh_within
+            options = self.settings.options
+            plan = Plan(leaves, spec, streams_of(leaves), scales, options, self.call, self.of_gates, within)
             self.survey(graph_module, plan, inputs)
             self.make_room(plan.predicted_bytes)
             bind_buffers(graph_module, plan, inputs)

@@ -73,6 +73,7 @@ class Settings:
     preprocess: Preprocess | None = None
     keep_dense: tuple[str, ...] = ()
     refresh_every: int | None = None
+    refresh_within: int | None = None
     strict: bool = False
     dump: str | None = None
     options: Options = Options()
@@ -138,7 +139,8 @@ def to_options(options: Any) -> Options:
 
 def resolve(
     *, mode: str, threshold: Any, norm: str | None, input_gate: InputGate | str | None, preprocess: Preprocess | None,
-    payload: str, backend: str, keep_dense: Any, refresh_every: int | None, strict: bool, dump: Any,
+    payload: str, backend: str, keep_dense: Any, refresh_every: int | None, refresh_within: int | None,
+    strict: bool, dump: Any,
     options: Mapping[str, Any] | None,
 ) -> Settings:  # fmt: skip
     """Check the arguments of `convert` that do not need the model, and fill in what the mode says."""
@@ -161,9 +163,13 @@ def resolve(
     for name in keep_dense:
         if not isinstance(name, str):
             raise ConvertError(f"keep_dense: module paths or operator names are expected; got {name!r}.")
-    every = refresh_every
-    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
-        raise ConvertError(f"refresh_every: a number of frames, 1 or more, is expected; got {every!r}.")
+    if calibration is not None and refresh_within is None and refresh_every is None:
+        refresh_every, refresh_within = calibration.refresh_every, calibration.refresh_within
+    for name, every in (("refresh_every", refresh_every), ("refresh_within", refresh_within)):
+        if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+            raise ConvertError(f"{name}: a number of frames, 1 or more, is expected; got {every!r}.")
+    if refresh_within is not None and payload == "difference":
+        raise ConvertError("refresh_within: payload 'difference' has no background refresh; use refresh_every.")
     return Settings(
         mode=mode,
         default_threshold=to_threshold(default),
@@ -176,6 +182,7 @@ def resolve(
         preprocess=preprocess,
         keep_dense=keep_dense,
         refresh_every=refresh_every,
+        refresh_within=refresh_within,
         strict=strict,
         dump=str(dump) if dump is not None else None,
         options=to_options(options if options is not None else {}),

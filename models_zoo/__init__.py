@@ -16,7 +16,7 @@ from pathlib import Path
 from deltafx.errors import unknown_name
 from deltafx.models_zoo.entry import Entry
 
-NAMES = ("centerface", "mobilenet_v2")  # each is a file of this folder with a function `load`
+NAMES = ("centerface", "mobilenet_v2", "realesr_animevideo")  # each is a file of this folder with a function `load`
 
 __all__ = ["NAMES", "Entry", "calibrated", "load"]
 

@@ -215,7 +215,7 @@ int64_t enter_as(const Enter& e, const L* last, int64_t last_pitch) {
     int64_t taken = 0;
     for (int64_t y = first; y < end; ++y)
       for (int64_t x = 0, p = (n * e.rows + y) * e.columns; x < e.columns; ++x, ++p)
-        if (e.mask[p]) {
+        if (e.mask[p] |= e.strip ? e.strip[p] : 0) {
           take_pixel<F, V>(e, n, y, x, p);
           ++taken;
         }

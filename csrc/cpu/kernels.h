@@ -146,6 +146,7 @@ struct Enter {
   float noise, drift;          // how many times the noise the threshold is, and the largest drift
   uint8_t* mask;               // [streams * rows * columns]
   const uint8_t* forced;       // or null
+  const uint8_t* strip;        // [pixels] that pass in any case, or null
   const uint8_t* refresh;      // [streams], or null
   Pool pool;
 };

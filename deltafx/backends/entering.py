@@ -51,5 +51,8 @@ class InputKernel:
             gated = (True, gate.threshold * level, *how, level, plan.learned(node), self.change)
         forced, known = plan.forced(leaf.mask), plan.known_changes(node, leaf, frame)
         mask = known if forced is None else forced
-        self.operators.dense_to_delta.default(frame, *gated, self.levels, self.swaps, mask, state.rows, *self.ending)
+        strip = None if leaf.strip is None else leaf.strip.mask
+        self.operators.dense_to_delta.default(
+            frame, *gated, self.levels, self.swaps, mask, strip, state.rows, *self.ending
+        )
         return state.deltas

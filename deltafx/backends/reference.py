@@ -72,6 +72,8 @@ class ReferenceKernel:
         else:
             update = changed(frame, last, leaf.pixel, None, "max")
         update = update | state.refresh(frame.dim())
+        if leaf.strip is not None:
+            update = update | leaf.strip.mask
         leaf.decide(candidates, update)
         if leaf.raw is not None:
             leaf.raw.copy_(torch.where(update.bool(), frame, leaf.raw))
@@ -118,6 +120,8 @@ class ReferenceKernel:
         self, node: DeltaNode, state: NodeState, leaf: Leaf, new: Tensor, candidates: Tensor, plan: Plan
     ) -> None:
         """Truncation: from the pixels that can have changed to those that are propagated."""
+        if leaf.strip is not None:
+            candidates = candidates | leaf.strip.mask
         update = candidates
         refresh = state.refresh(new.dim())
         if node.truncation is not None and not leaf.aliased:
