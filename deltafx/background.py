@@ -37,7 +37,7 @@ STRIPS = 4  # to a picture: lower ones cost more, since what reads them computes
 
 
 class BackgroundRefresh:
-    """The rounds of one plan. What changes in the middle of one is seen to by the next: two fit into `within` frames."""
+    """The rounds of one plan. What changes in the middle of one is seen to by the next: two take `within` frames."""
 
     def __init__(self, within: int):
         self.frames = max(1, within // 2)

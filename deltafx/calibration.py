@@ -56,6 +56,9 @@ class Calibration:
     frontier: tuple[Measured, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
     def save(self, path: str | PathLike[str]) -> None:
         """Write it as JSON."""
         Path(path).write_text(to_json({"format": FORMAT, **asdict(self)}))
