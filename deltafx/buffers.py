@@ -21,9 +21,8 @@ def bind_buffers(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]
     """Allocate the state of a plan that was surveyed, then give every node the kernel that works on it."""
     walk = BindBuffers(graph_module, plan)
     walk.run(*inputs)
-    if plan.background is not None:
-        for module in graph_module.modules():
-            join_background(plan, module)
+    for module in graph_module.modules():
+        join_background(plan, module)
     for node in graph_module.graph.find_nodes(op="call_module"):
         module = walk.leaf_module(node)
         state = plan.nodes.get(module.path)
@@ -34,8 +33,9 @@ def bind_buffers(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]
 def join_background(plan: Plan, module: Any) -> None:
     """Let a node that withholds changes take part in the background refresh."""
     state = plan.nodes.get(module.path) if isinstance(module, (DeltaNode, DenseToDelta)) else None
-    assert plan.background is not None
-    for leaf in state.leaves if state is not None else ():
+    if state is None or plan.background is None:
+        return
+    for leaf in state.leaves:
         if isinstance(module, DenseToDelta):
             if module.gate is not None and len(leaf.shape) == 4 and plan.has_streams(leaf.shape):
                 plan.background.add(leaf, 0.0, forgets=False)

@@ -139,9 +139,8 @@ def to_options(options: Any) -> Options:
 
 def resolve(
     *, mode: str, threshold: Any, norm: str | None, input_gate: InputGate | str | None, preprocess: Preprocess | None,
-    payload: str, backend: str, keep_dense: Any, refresh_every: int | None, refresh_within: int | None,
-    strict: bool, dump: Any,
-    options: Mapping[str, Any] | None,
+    payload: str, backend: str, keep_dense: Any, refresh_every: int | None, strict: bool, dump: Any,
+    options: Mapping[str, Any] | None, refresh_within: int | None = None,
 ) -> Settings:  # fmt: skip
     """Check the arguments of `convert` that do not need the model, and fill in what the mode says."""
     defaults = MODES[one_of("mode", mode, MODES)]

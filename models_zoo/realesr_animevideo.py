@@ -56,7 +56,7 @@ def read_weights(model: nn.Module, path: Path) -> None:
 
     def take(count: int, dtype: type) -> Tensor:
         nonlocal place
-        values = np.frombuffer(data, dtype, count, place)
+        values: np.ndarray = np.frombuffer(data, dtype, count, place)
         place += (values.nbytes + 3) // 4 * 4
         return torch.from_numpy(values.astype(np.float32))
 

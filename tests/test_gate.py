@@ -361,5 +361,5 @@ def test_a_bad_frame_teaches_nothing_wrong():
 def test_what_makes_a_gate_adapt_is_checked(name, value):
     with pytest.raises(deltafx.ConvertError, match=f"InputGate: {name} is a number between 0 and 32"):
         deltafx.InputGate(1, **{name: value})
-    with pytest.raises(deltafx.ConvertError, match='a deltafx.InputGate or "auto" is expected'):
+    with pytest.raises(deltafx.ConvertError, match=r'a deltafx\.InputGate or "auto" is expected'):
         deltafx.convert(IDENTITY, input_gate="automatic")
