@@ -48,7 +48,9 @@ def clip(size: int = 96) -> list[Tensor]:
     return frames
 
 
-def run(dtype: torch.dtype, payload: str, settings: dict[str, Any], frames: int, size: int = 96) -> dict[str, float]:
+def run(
+    dtype: torch.dtype, payload: str, settings: dict[str, Any], frames: int, size: int = 96, first: int = EARLY
+) -> dict[str, float]:
     """The largest relative error of a loop, against the dense network in the same dtype: early and at the end."""
     model, shown = network().to(dtype), [frame.to(dtype) for frame in clip(size)]
     with torch.no_grad():
@@ -58,7 +60,7 @@ def run(dtype: torch.dtype, payload: str, settings: dict[str, Any], frames: int,
     early = late = 0.0
     for number in range(frames):
         got = dm(shown[number % LOOP])
-        if EARLY - LOOP <= number < EARLY:
+        if first - LOOP <= number < first:
             early = max(early, relative_error([got], [wanted[number % LOOP]]))
         if number >= frames - LOOP:
             late = max(late, relative_error([got], [wanted[number % LOOP]]))

@@ -28,7 +28,7 @@ from deltafx.truncation import Threshold
 METHODS = ("sensitivity", "greedy")
 HELD_OUT = 1 / 3  # of the frames, the last ones: to verify
 LOOKED_AT = 6  # frames for the backward pass
-PROBED, PLACES = 32, 2  # frames for each probe of a threshold, in so many runs of consecutive ones
+PROBED = 24  # frames for each probe of a threshold
 LEAST, MOST = 0.003, 3.0  # thresholds, as shares; and scales
 HIGHEST = 1.5  # times the median threshold: higher ones rest on what these frames happen not to show
 STEP = 1.6  # by which a threshold is raised to see what it does
@@ -137,13 +137,8 @@ class Search:
             distance = self.metric.distance(got, want)
             error, size = error + distance[0], size + distance[1]
 
-        macs = 0.0
-        length = min(PROBED, len(self.frames)) // PLACES
-        for place in range(PLACES):
-            start = place * len(self.frames) // PLACES
-            some = slice(start, start + length)
-            macs += 1 / self.run(thresholds, self.frames[some], self.wanted[some], add) / PLACES
-        return macs, error / size if size else error
+        ratio = self.run(thresholds, self.frames[:PROBED], self.wanted, add)
+        return 1 / ratio, error / size if size else error
 
     def run(self, thresholds: Thresholds, frames: Sequence[tuple], wanted: Sequence[Any], add: Callable) -> float:
         """Go through the frames; how many times fewer MACs than dense the frames after the first took."""
@@ -165,6 +160,12 @@ class Search:
         """Whether it saves what was asked for, so that accuracy need not suffer further."""
         return self.max_error is not None and self.target is not None and found.macs_ratio >= self.target
 
+    def better(self, found: Measured, than: Measured) -> bool:
+        """A few frames may mislead the probes: whether they have brought something."""
+        if self.max_error is None:
+            return found.error < than.error
+        return self.good(found) and (found.macs_ratio > than.macs_ratio or not self.good(than))
+
     # -- searching ----------------------------------------------------------------------------------------------------
 
     def by_sensitivity(self, rounds: int) -> Calibration:
@@ -174,8 +175,10 @@ class Search:
         shape = level(shape_of(self.points, self.sensitivities()))
         best = self.largest(shape)
         for _ in range(rounds):
-            shape = level(self.refine(scaled(shape, best.scale)))
-            best = self.largest(shape)
+            moved = level(self.refine(scaled(shape, best.scale)))
+            found = self.largest(moved)
+            if self.better(found, best):
+                shape, best = moved, found
         if self.settings.input_gate is None:
             best = self.choose_gate(shape, best)
         return self.finish(shape, best, "sensitivity")

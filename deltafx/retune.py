@@ -57,5 +57,5 @@ def restored(dm: Converted) -> Iterator[None]:
     finally:
         settings = settings_of(dm)
         points = truncation_points(dm).items()
-        thresholds = {path: settings.threshold_of(path, *node.fused_from) for path, node in points}
+        thresholds = {path: settings.threshold_of(path, *node.fused_from, at_end=node.at_end) for path, node in points}
         retune(dm, thresholds, settings.norm, settings.input_gate)

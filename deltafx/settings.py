@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -22,16 +22,20 @@ NO_THRESHOLD = Threshold(0.0)
 
 @dataclass(frozen=True)
 class Mode:
-    """A starting point for gate and threshold; explicit arguments win."""
+    """A starting point for gate and thresholds; explicit arguments win.
+
+    Calibrated networks withhold little at their ends, where the input is read and results leave, and much in between.
+    """
 
     threshold: float
+    at_ends: float
     input_gate: InputGate | None
 
 
 MODES = {
-    "exact": Mode(0.0, None),
-    "balanced": Mode(0.1, InputGate(threshold=6, window=7, dilation=5)),
-    "fast": Mode(0.2, InputGate(threshold=8, window=7, dilation=5)),
+    "exact": Mode(0.0, 0.0, None),
+    "balanced": Mode(0.2, 0.05, AUTO),
+    "fast": Mode(0.4, 0.08, replace(AUTO, threshold=2 * AUTO.threshold)),
 }
 
 
@@ -64,6 +68,7 @@ class Settings:
 
     mode: str = "exact"
     default_threshold: Threshold = NO_THRESHOLD
+    threshold_at_ends: Threshold = NO_THRESHOLD  # of nodes that read the input, or whose result leaves
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
     calibration: Calibration | None = None  # where the thresholds come from
     norm: str = "rms"
@@ -80,15 +85,17 @@ class Settings:
 
     @property
     def is_exact(self) -> bool:
-        thresholds = [self.default_threshold, *self.thresholds.values()]
+        thresholds = [self.default_threshold, self.threshold_at_ends, *self.thresholds.values()]
         return self.input_gate is None and all(threshold.value == 0 for threshold in thresholds)
 
-    def threshold_of(self, path: str, *fused_from: str) -> Threshold:
+    def threshold_of(self, path: str, *fused_from: str, at_end: bool) -> Threshold:
         """That of a node, which may be named by any of its parts."""
         names = {path, *fused_from} & self.thresholds.keys()
         if len(names) > 1:
             raise ConvertError(f"threshold: {' and '.join(sorted(names))} are one node, {path}; give one of them.")
-        return self.thresholds[names.pop()] if names else self.default_threshold
+        if names:
+            return self.thresholds[names.pop()]
+        return self.threshold_at_ends if at_end else self.default_threshold
 
 
 def one_of(what: str, value: Any, known: Iterable[str]) -> Any:
@@ -157,7 +164,8 @@ def resolve(
     if preprocess is not None and input_gate is not None and input_gate.grey_level is not None:
         raise ConvertError("input_gate: with preprocess a grey level is one level of the frame; leave grey_level out.")
     named = isinstance(threshold, Mapping)
-    default = defaults.threshold if threshold is None or named else threshold
+    given = threshold is not None and not named
+    default, at_ends = (threshold, threshold) if given else (defaults.threshold, defaults.at_ends)
     keep_dense = (keep_dense,) if isinstance(keep_dense, str) else tuple(keep_dense)
     for name in keep_dense:
         if not isinstance(name, str):
@@ -172,6 +180,7 @@ def resolve(
     return Settings(
         mode=mode,
         default_threshold=to_threshold(default),
+        threshold_at_ends=to_threshold(at_ends),
         thresholds={k: to_threshold(v, f"threshold[{k!r}]") for k, v in threshold.items()} if named else {},
         calibration=calibration,
         norm=one_of("norm", norm or NORMS[0], NORMS),

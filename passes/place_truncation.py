@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import fx
 
 from deltafx.calibration import fingerprint_of
-from deltafx.node import DeltaNode, DenseToDelta
+from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.passes.context import Context, leaf_module
 from deltafx.truncation import Truncation
 
@@ -26,7 +26,10 @@ def place_truncation(graph_module: fx.GraphModule, context: Context) -> int:
             count += module.gate != settings.input_gate
             module.gate = settings.input_gate
         elif isinstance(module, DeltaNode) and module.head.locality not in MOVES_DATA:
-            truncation = Truncation(settings.threshold_of(module.path, *module.fused_from), settings.norm)
+            neighbours = [leaf_module(graph_module, each) for each in (*node.all_input_nodes, *node.users)]
+            module.at_end = any(isinstance(each, (DenseToDelta, DeltaToDense)) for each in neighbours)
+            threshold = settings.threshold_of(module.path, *module.fused_from, at_end=module.at_end)
+            truncation = Truncation(threshold, settings.norm)
             count += module.truncation != truncation
             module.truncation = truncation
             context.truncation_points |= {module.path, *module.fused_from}
