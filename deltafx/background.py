@@ -31,6 +31,13 @@ class Turn:
     lag: float
     strip: Leaf  # its mask says which rows it is in this frame
     forgets: bool  # what was propagated last, so that it is propagated again
+    is_set: bool = False  # there are rows in the mask; known here, so that no device is waited for
+
+    def clear(self) -> None:
+        if self.is_set:
+            self.strip.mask.zero_()
+            self.strip.tally[UPDATED] = 0
+        self.is_set = False
 
 
 STRIPS = 4  # to a picture: lower ones cost more, since what reads them computes their borders too
@@ -62,11 +69,11 @@ class BackgroundRefresh:
             axis = row_axis(leaf.pixel)
             height = leaf.pixel[axis] if axis else 1
             first, end = (round_down((front - turn.lag) * height, height) for front in (before, after))
-            if strip.tally[UPDATED]:
-                strip.mask.zero_()
-            strip.tally[UPDATED] = end - first
+            turn.clear()
             if end == first:
                 continue
+            turn.is_set = True
+            strip.tally[UPDATED] = end - first
             rows(strip.mask, axis, first, end).fill_(1)
             if turn.forgets:
                 assert leaf.value is not None
@@ -75,8 +82,7 @@ class BackgroundRefresh:
     def rest(self) -> None:
         """No strips in this frame."""
         for turn in self.turns:
-            turn.strip.mask.zero_()
-            turn.strip.tally[UPDATED] = 0
+            turn.clear()
 
 
 def round_down(place: float, height: int) -> int:

@@ -120,18 +120,42 @@ def test_prescribed_masks_leave_nothing_undone():
             assert dm(second).isfinite().all()
 
 
-@torch.no_grad()
-def test_a_slow_fade_arrives_with_it_and_without_it(backend):
-    """A third of a grey level a frame, far below every threshold; what stays is what thresholds allow, however long."""
-    model = deep()
+def fade(dm, frames):
+    """A third of a grey level a frame, far below every threshold; the last picture."""
     base = pictures()[0]
-    for within in (None, WITHIN):
-        dm = deltafx.convert(model, backend=backend, mode="balanced", refresh_within=within)
-        for number in range(400):
-            x = base + number * 0.3 / 255 / 0.225
-            got = dm(x)
-        want, start = model(x), model(base)
-        assert (got - want).norm() < 0.35 * (start - want).norm()
+    for number in range(frames):
+        x = base + number * 0.3 / 255 / 0.225
+        got = dm(x)
+    return got, x
+
+
+@torch.no_grad()
+def test_a_slow_fade_arrives(backend):
+    model = deep()
+    gate = deltafx.InputGate(6, window=7, dilation=5)
+    got, x = fade(deltafx.convert(model, backend=backend, threshold=0.1, input_gate=gate), 400)
+    want, start = model(x), model(pictures()[0])
+    assert (got - want).norm() < 0.35 * (start - want).norm()  # what stays is what thresholds allow
+
+
+@torch.no_grad()
+def test_what_a_slow_fade_leaves_does_not_grow_with_it():
+    model = deep()
+    errors = []
+    for frames in (150, 200, 350, 400):
+        got, x = fade(deltafx.convert(model, mode="balanced"), frames)
+        errors.append((got - model(x)).norm().item())
+    assert max(errors[2:]) < 1.3 * max(errors[:2])
+
+
+@torch.no_grad()
+def test_after_a_slow_fade_a_background_refresh_makes_it_exact(backend):
+    model = deep()
+    dm = deltafx.convert(model, backend=backend, mode="balanced", refresh_within=WITHIN)
+    _, x = fade(dm, 100)
+    for _ in range(WITHIN):
+        last = error(dm, model, x)
+    assert last < 1e-5
 
 
 def test_the_argument_is_checked():

@@ -24,6 +24,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"input_gate": deltafx.InputGate(6, window=5, dilation=2, noise=3, drift=10)},
     {"input_gate": deltafx.InputGate(6, noise=3), "threshold": 0.1},
     {"input_gate": "auto"},
+    {"mode": "balanced", "refresh_within": 12},
 ]
 
 
