@@ -216,8 +216,8 @@ cudaError_t enter_as(const Enter& e, cudaStream_t stream) {
     if (e.window > 1) next(&window_kernel);
     if (e.learned != nullptr) {
       const int each = static_cast<int>(divide_up(e.rows * e.columns, kThreads * kCountedEach));
-      if (error == cudaSuccess) error = launch(&count_kernel, int64_t{e.streams} * each, kThreads, 0, stream, e, each);
-      if (error == cudaSuccess) error = launch(&learn_kernel, e.streams, kThreads, 0, stream, e);
+      if (error == cudaSuccess) error = launch(&count_kernel, Blocks{int64_t{e.streams} * each, kThreads, 0}, stream, e, each);
+      if (error == cudaSuccess) error = launch(&learn_kernel, Blocks{e.streams, kThreads, 0}, stream, e);
       next(&decide_kernel);
     }
     if (e.dilation > 0) next(&dilate_kernel);
