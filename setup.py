@@ -46,7 +46,7 @@ PACKAGES += [f"deltafx.{name}" for folder in MAPPED for name in find_packages(in
 
 DEMO = ["av", "onnx2torch", "pillow", "rich", "torchvision", "typer"]
 ZOO = [*DEMO, "effdet", "onnx", "timm"]  # all networks of `deltafx coverage`
-BENCH = ["rich", "torchvision", "typer"]
+BENCH = ["matplotlib", "rich", "torchmetrics[detection]", "torchvision", "typer"]
 DEV = [*DEMO, *BENCH, "hypothesis", "mypy", "ninja", "pre-commit", "pybind11", "pytest", "pytest-xdist", "ruff"]
 
 # DELTAFX_SANITIZE=1: with the address and undefined-behaviour sanitizers, which stop at the first error.
@@ -103,7 +103,7 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir={f"deltafx.{folder}": folder for folder in MAPPED},
-    package_data={"deltafx": ["py.typed", "*.pyi"], "deltafx.models_zoo": ["*.json"]},
+    package_data={"deltafx": ["py.typed", "*.pyi"], "deltafx.models_zoo": ["calibrations/*.json"]},
     install_requires=["networkx", "numpy", "torch>=2.11"],
     entry_points={"console_scripts": ["deltafx = deltafx.__main__:main"]},
     extras_require={"bench": BENCH, "demo": DEMO, "dev": DEV, "zoo": ZOO},

@@ -2,6 +2,8 @@
 
 from deltafx import testing
 from deltafx.build_info import build_info
+from deltafx.calibrate import calibrate
+from deltafx.calibration import Calibration
 from deltafx.compare import Comparison, compare
 from deltafx.convert import convert
 from deltafx.converted import reset
@@ -20,7 +22,7 @@ __version__ = "0.1.0"
 
 
 __all__ = [
-    "Comparison", "ConvertError", "DeltaGraphModule", "DeltaParts", "Detections", "Estimate", "FrameError",
-    "InputGate", "Preprocess", "Report", "Verification", "__version__", "absolute", "build_info", "compare", "convert",
-    "estimate", "report", "reset", "testing", "verify",
+    "Calibration", "Comparison", "ConvertError", "DeltaGraphModule", "DeltaParts", "Detections", "Estimate",
+    "FrameError", "InputGate", "Preprocess", "Report", "Verification", "__version__", "absolute", "build_info",
+    "calibrate", "compare", "convert", "estimate", "report", "reset", "testing", "verify",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from deltafx.delta import tensors_in
 from deltafx.graph_walk import GraphWalk, storage_of
-from deltafx.node import VIEW, DeltaNode, DeltaToDense
+from deltafx.node import VIEW, DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.ops import Concat
 from deltafx.plan import Plan
 from deltafx.state import Leaf, NodeState
@@ -21,11 +21,26 @@ def bind_buffers(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]
     """Allocate the state of a plan that was surveyed, then give every node the kernel that works on it."""
     walk = BindBuffers(graph_module, plan)
     walk.run(*inputs)
+    for module in graph_module.modules():
+        join_background(plan, module)
     for node in graph_module.graph.find_nodes(op="call_module"):
         module = walk.leaf_module(node)
         state = plan.nodes.get(module.path)
         if state is not None:
             state.bind(module.backend.bind(module, state, fx.node.map_arg(node.args, walk.nests.get), plan))
+
+
+def join_background(plan: Plan, module: Any) -> None:
+    """Let a node that withholds changes take part in the background refresh."""
+    state = plan.nodes.get(module.path) if isinstance(module, (DeltaNode, DenseToDelta)) else None
+    if state is None or plan.background is None:
+        return
+    for leaf in state.leaves:
+        if isinstance(module, DenseToDelta):
+            if module.gate is not None and len(leaf.shape) == 4 and plan.has_streams(leaf.shape):
+                plan.background.add(leaf, 0.0, forgets=False)
+        elif plan.withholds(module) and not leaf.aliased and leaf.dtype.is_floating_point:
+            plan.background.add(leaf, state.lag, forgets=True)
 
 
 class BindBuffers(GraphWalk):

@@ -89,7 +89,8 @@ class Checker:
             if old is None:
                 continue
             if node.gate is not None and tensor.dim() == 4:
-                passed = node.gate.mask(tensor.float() - old.float(), plan.grey_level(node.path, node.gate, tensor))
+                level = plan.grey_level(node.path, node.gate, tensor)
+                passed = node.gate.mask(tensor.float() - old.float(), level, plan.learned(node))
                 wrong = passed.bool() & ~delta.mask.bool()
             else:
                 wrong = ~same(tensor, self.account[(node.path, index)])

@@ -121,6 +121,8 @@ def refuse_unknown_names(context: Context) -> None:
     for name in context.settings.keep_dense:
         if name not in context.used_names:
             raise ConvertError(unknown_name("module path or operator in keep_dense", name, context.paths))
+    if context.settings.calibration is not None:
+        context.settings.calibration.check(context.fingerprint)
     for name in context.settings.thresholds:
         if name not in context.truncation_points:
             raise ConvertError(unknown_name("truncation point in threshold", name, context.truncation_points))

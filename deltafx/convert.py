@@ -28,13 +28,14 @@ def convert(
     *,
     mode: str = "exact",
     threshold: Any = None,
-    norm: str = "rms",
-    input_gate: InputGate | None = None,
+    norm: str | None = None,
+    input_gate: InputGate | str | None = None,
     preprocess: Preprocess | None = None,
     payload: str = "value",
     backend: str = "auto",
     keep_dense: Sequence[str] = (),
     refresh_every: int | None = None,
+    refresh_within: int | None = None,
     strict: bool = False,
     dump: str | pathlib.Path | None = None,
     options: dict[str, Any] | None = None,
@@ -50,14 +51,19 @@ def convert(
         example_inputs: a tensor, or a tuple of arguments. With them every pass is verified against the model.
         mode: "exact" (threshold 0, no gate), "balanced" or "fast"; the arguments below win over it.
         threshold: how much change of a pixel is withheld: a number, a share of the node's root mean square as measured
-            on the first full frame; `deltafx.absolute(x)` in the tensor's units; or a mapping from node names to those.
-        norm: "rms" or "max", the norm of a pixel's change over its channels.
-        input_gate: which pixels of a frame count as changed; see `InputGate`.
+            on the first full frame; `deltafx.absolute(x)` in the tensor's units; a mapping from node names to those; or
+            a `Calibration` (with its gate, norm and refreshes), its file, or the name of one that comes with the zoo.
+        norm: "rms" (default) or "max", the norm of a pixel's change over its channels.
+        input_gate: which pixels of a frame count as changed; see `InputGate`. "auto": one that follows the noise and
+            lets flicker pass by.
         preprocess: the first input comes as uint8 frames, which are normalised where they changed; see `Preprocess`.
         payload: "value", or "difference" (the paper's form, which drifts by rounding).
         backend: "auto", "reference", "cpu" or "cuda".
         keep_dense: module paths or operator names that stay dense without comment.
         refresh_every: compute every n-th frame in full.
+        refresh_within: a background refresh: strip by strip, every pixel of every node is computed anew twice in so
+            many frames, whatever thresholds withhold, so that a picture that stands is exact after as many. It adds
+            2 / refresh_within of the dense network's work, and that for the borders of strips.
         strict: refuse a model that keeps dense islands not named in `keep_dense`.
         dump: a folder for the graph after each pass.
         options: see `deltafx.settings.Options`.
@@ -67,7 +73,8 @@ def convert(
     """
     settings = resolve(
         mode=mode, threshold=threshold, norm=norm, input_gate=input_gate, preprocess=preprocess, payload=payload,
-        backend=choose_backend(backend), keep_dense=keep_dense, refresh_every=refresh_every, strict=strict, dump=dump,
+        backend=choose_backend(backend), keep_dense=keep_dense, refresh_every=refresh_every,
+        refresh_within=refresh_within, strict=strict, dump=dump,
         options=options,
     )  # fmt: skip
     examples = None if example_inputs is None else as_arguments(example_inputs)

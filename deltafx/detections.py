@@ -36,16 +36,22 @@ def suppress(detections: Detections, overlap: float) -> Detections:
     return detections[batched_nms(detections.boxes, detections.scores, detections.labels, overlap)]
 
 
-def matches(a: Detections, b: Detections) -> int:
-    """How many of `a` are in `b`: pairs of one label whose boxes overlap by more than SAME, the closest first."""
+def pairs(a: Detections, b: Detections) -> list[tuple[int, int]]:
+    """Which of `a` is which of `b`: pairs of one label whose boxes overlap by more than SAME, the closest first."""
     from torchvision.ops import box_iou
 
     overlap = box_iou(a.boxes, b.boxes) * (a.labels[:, None] == b.labels[None])
-    count = 0
+    found = []
     while overlap.numel() and overlap.max() > SAME:
         i, j = divmod(int(overlap.argmax()), overlap.shape[1])
-        overlap[i], overlap[:, j], count = 0, 0, count + 1
-    return count
+        overlap[i], overlap[:, j] = 0, 0
+        found.append((i, j))
+    return found
+
+
+def matches(a: Detections, b: Detections) -> int:
+    """How many of `a` are in `b`."""
+    return len(pairs(a, b))
 
 
 class Agreement:

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from deltafx.errors import ConvertError
 from deltafx.ops.base import to_mask
 from deltafx.truncation import is_number
+
+BINS, STEPS = 256, 4  # of the histogram of changes: STEPS bins a grey level, the middle one around 0
+MIDDLE = BINS // 2
+SIGMA = 1.4826  # the standard deviation of normal noise is so many times its median absolute deviation
+MEMORY = 32  # frames over which noise is averaged
+MOST = 4  # a threshold that follows noise grows to so many times itself
+FRAMES, NOISE, DRIFT, LIMIT, LEARNED = range(5)  # what is learned of a stream: frames seen, and sizes in grey levels
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,12 @@ class InputGate:
     With `window` 1 the change is the largest over the pixel's channels (DeltaCNN's rule). With a larger, odd window it
     is the mean of the signed change over the channels and the window: noise averages out, motion does not. What passes
     is dilated by `dilation` pixels.
+
+    Two numbers make it adapt, stream by stream; the change is then always the mean. `drift`: a change of the whole
+    frame's brightness by up to so many grey levels (flicker, exposure), the median over its pixels, does not count.
+    `noise`: the threshold follows the noise, so many times its standard deviation (1.48 times the median absolute
+    change, averaged over about 32 frames), between `threshold` and four times that. What was learned is forgotten by a
+    reset, and saved with the model.
 
     `grey_level` is the size of one grey level in the input's units. Not given, it is inferred from the smallest and
     the largest value of the first frame that is finite and not of one colour: integers, and values above 2 with none
@@ -30,6 +44,8 @@ class InputGate:
     window: int = 1
     dilation: int = 0
     grey_level: float | None = None
+    noise: float = 0.0
+    drift: float = 0.0
 
     def __post_init__(self) -> None:
         threshold, window, dilation, level = self.threshold, self.window, self.dilation, self.grey_level
@@ -39,20 +55,74 @@ class InputGate:
             raise ConvertError(f"InputGate: window is an odd number of pixels, 1 or more; got {window!r}.")
         if not isinstance(dilation, int) or dilation < 0:
             raise ConvertError(f"InputGate: dilation is a number of pixels, 0 or more; got {dilation!r}.")
+        for name in ("noise", "drift"):
+            if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= MIDDLE / STEPS:
+                raise ConvertError(
+                    f"InputGate: {name} is a number between 0 and {MIDDLE // STEPS}; got {getattr(self, name)!r}."
+                )
         if level is not None and not (is_number(level) and 0 < level < float("inf")):
             raise ConvertError(f"InputGate: grey_level is a finite number larger than 0; got {level!r}.")
 
-    def mask(self, change: Tensor, grey_level: float) -> Tensor:
-        """The pixels that pass, `[N, 1, H, W]`, for a change `[N, C, H, W]`. A non-finite change passes."""
-        if self.window == 1:
-            size = change.abs().amax(1, keepdim=True)
-        else:
-            mean = change.mean(1, keepdim=True)
-            size = F.avg_pool2d(mean, self.window, 1, self.window // 2, count_include_pad=False).abs()
-        passed = ~(size <= self.threshold * grey_level)
+    @property
+    def adapts(self) -> bool:
+        return self.noise > 0 or self.drift > 0
+
+    def mask(self, change: Tensor, grey_level: float, learned: Tensor | None = None) -> Tensor:
+        """The pixels that pass, `[N, 1, H, W]`, for a change `[N, C, H, W]`. A non-finite change passes.
+
+        A gate that adapts decides by what it has `learned` of each stream, float32 `[N, LEARNED]`.
+        """
+        size = self.sizes(change)
+        limit: float | Tensor = self.threshold * grey_level
+        if learned is not None:
+            size = size - (learned[:, DRIFT] * grey_level).view(-1, 1, 1, 1)
+            limit = (learned[:, LIMIT] * grey_level).view(-1, 1, 1, 1)
+        passed = ~(size.abs() <= limit)
         if not self.dilation:
             return to_mask(passed)
         return to_mask(F.max_pool2d(passed.float(), 2 * self.dilation + 1, 1, self.dilation))
+
+    def sizes(self, change: Tensor) -> Tensor:
+        """How large the change around each pixel is: `[N, 1, H, W]`."""
+        if self.window == 1 and not self.adapts:
+            return change.abs().amax(1, keepdim=True)
+        mean = change.mean(1, keepdim=True)
+        if self.window == 1:
+            return mean
+        return F.avg_pool2d(mean, self.window, 1, self.window // 2, count_include_pad=False)
+
+    def learn(self, change: Tensor, grey_level: float, learned: Tensor, refresh: Tensor) -> None:
+        """Settle this frame's drift and threshold of each stream; nothing is learned of those in `refresh`, `[N]`."""
+        learned[:, DRIFT], learned[:, LIMIT] = 0, self.threshold
+        sizes = self.sizes(change)
+        for n in (~refresh).nonzero().flatten().tolist():
+            self.learn_stream(sizes[n], grey_level, learned[n])
+
+    def learn_stream(self, sizes: Tensor, grey_level: float, learned: Tensor) -> None:
+        bins = torch.floor(sizes[sizes.isfinite()] * (STEPS / grey_level) + 0.5).clamp(-MIDDLE, MIDDLE - 1)
+        counts = torch.bincount(bins.long() + MIDDLE, minlength=BINS).tolist()
+        middle, spread = median_and_deviation(counts)
+        if abs(middle) <= self.drift * STEPS:
+            learned[DRIFT] = middle / STEPS
+        learned[FRAMES] += 1
+        learned[NOISE] += (spread * (SIGMA / STEPS) - learned[NOISE]) / min(learned[FRAMES].item(), MEMORY)
+        learned[LIMIT] = (self.noise * learned[NOISE]).clamp(self.threshold, MOST * self.threshold)
+
+
+AUTO = InputGate(threshold=4, window=7, dilation=5, noise=4, drift=12)
+
+
+def median_and_deviation(counts: list[int]) -> tuple[int, int]:
+    """The median of a histogram, counted from its middle bin, and the median distance of its entries from that."""
+    half, total, middle = (sum(counts) + 1) // 2, 0, 0
+    while middle < BINS - 1 and total + counts[middle] < half:
+        total += counts[middle]
+        middle += 1
+    spread, total = 0, counts[middle]
+    while total < half:
+        spread += 1
+        total += sum(counts[i] for i in (middle - spread, middle + spread) if 0 <= i < BINS)
+    return middle - MIDDLE, spread
 
 
 def infer_grey_level(frame: Tensor) -> float:

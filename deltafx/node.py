@@ -110,6 +110,7 @@ class DeltaNode(FrameModule):
         self.stages = nn.ModuleList([Stage(op, range(arity))])  # type: ignore[assignment]
         self.fused_from: tuple[str, ...] = (path,)
         self.truncation: Truncation | None = None
+        self.at_end = False  # it reads the input of the graph, or its result leaves it
         self.payload = "value"
         self.storage: Storage = OWN
 

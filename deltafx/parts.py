@@ -177,7 +177,7 @@ class DeltaParts(nn.Module):
         self.settings = replace(settings, options=replace(settings.options, copy_outputs=True))
         self.not_whole = not_whole  # why it is not one graph
         self.verifies = False  # every pass of what is compiled now
-        self.scales: dict[str, tuple[dict, dict]] = {}  # of the graphs' runtimes, by path
+        self.scales: dict[str, tuple[dict, dict, dict]] = {}  # of the graphs' runtimes, by path
         self.eval()
         self.idle()
 
@@ -294,7 +294,7 @@ class DeltaParts(nn.Module):
             dense = copy.deepcopy(graph_module) if self.verifies else None
             graph = compile_graph(graph_module, context, dense, tensors)
         runtime = graph.runtime
-        runtime.scales, runtime.later_scales = self.scales.setdefault(part.path, ({}, {}))
+        runtime.scales, runtime.later_scales, runtime.of_gates = self.scales.setdefault(part.path, ({}, {}, {}))
         runtime.warned_of_noise = self.silent or bool(self.ran)
         runtime.forced_mask = self.forced_mask
         return graph

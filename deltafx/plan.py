@@ -12,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from deltafx.background import BackgroundRefresh
 from deltafx.check import Checker
 from deltafx.errors import FrameError, NoDeltaForm
-from deltafx.gate import InputGate, infer_grey_level
+from deltafx.gate import LEARNED, InputGate, infer_grey_level
 from deltafx.handover import Clock
 from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.settings import Options
@@ -30,8 +31,9 @@ class Plan:
     """
 
     def __init__(
-        self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], options: Options, call: int = 0
-    ):
+        self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], options: Options, call: int = 0,
+        of_gates: dict[str, Tensor] | None = None, refresh_within: int | None = None,
+    ):  # fmt: skip
         self.leaves = [form_of(leaf) for leaf in leaves]
         self.spec = spec
         self.streams = streams
@@ -39,6 +41,8 @@ class Plan:
         self.copies_outputs = options.copy_outputs
         self.profiles = options.profile
         self.scales = scales
+        self.of_gates = {} if of_gates is None else of_gates
+        self.background = None if refresh_within is None else BackgroundRefresh(refresh_within)
         self.nodes: dict[str, NodeState] = {}
         self.inputs: list[NodeState] = []  # those of the dense_to_delta nodes
         self.predicted_bytes = 0
@@ -106,6 +110,11 @@ class Plan:
                 self.forced_mask = forced_mask.to(self.stale.device).expand(self.streams, -1, -1)
         if self.checker is not None:
             self.checker.begin()
+        if self.background is not None:
+            if self.forced_mask is None:
+                self.background.begin(self.frame)
+            else:
+                self.background.rest()
 
     def end(self) -> None:
         """The frame ran to its end: only streams that met a non-finite difference stay to be refreshed."""
@@ -206,6 +215,17 @@ class Plan:
         if self.has_picture():
             self.scales[key] = level
         return level
+
+    def learned(self, node: DenseToDelta) -> Tensor | None:
+        """What an input's gate has learned of each stream, `[N, LEARNED]`; None if it does not adapt."""
+        if node.gate is None or not node.gate.adapts:
+            return None
+        path = f"{node.path}@{self.call + 1}" if self.call else node.path
+        kept = self.of_gates.get(path)
+        if kept is None or len(kept) != self.streams:
+            kept = torch.zeros(self.streams, LEARNED)
+        self.of_gates[path] = kept.to(self.stale.device)
+        return self.of_gates[path]
 
     def known_changes(self, node: DenseToDelta, leaf: Leaf, frame: Tensor) -> Tensor | None:
         """The mask of what changed in an input since the last frame, if the graph that it comes from has told."""

@@ -52,6 +52,7 @@ class Runtime(nn.Module):
         self.settings = settings
         self.scales: dict[str, float] = {}  # by node: root mean square of its first full output, or its grey level
         self.later_scales: dict[int, dict[str, float]] = {}  # of a graph that is called again within a frame, by call
+        self.of_gates: dict[str, Tensor] = {}  # what those that adapt have learned, by input
         self.idle()
 
     def idle(self) -> None:
@@ -132,7 +133,9 @@ class Runtime(nn.Module):
         plan = next((plan for plan in self.plans if plan.call == self.call and plan.fits(leaves, spec)), None)
         if plan is None:
             scales = self.later_scales.setdefault(self.call, {}) if self.call else self.scales
-            plan = Plan(leaves, spec, streams_of(leaves), scales, self.settings.options, self.call)
+            within = self.settings.refresh_within
+            options = self.settings.options
+            plan = Plan(leaves, spec, streams_of(leaves), scales, options, self.call, self.of_gates, within)
             self.survey(graph_module, plan, inputs)
             self.make_room(plan.predicted_bytes)
             bind_buffers(graph_module, plan, inputs)
@@ -234,6 +237,8 @@ class Runtime(nn.Module):
         with self.alone():
             if streams is None:
                 self.streams = None
+                for learned in self.of_gates.values():
+                    learned.zero_()
                 for plan in self.plans:
                     plan.reset()
                 return
@@ -242,6 +247,8 @@ class Runtime(nn.Module):
             wrong = [s for s in streams if not 0 <= s < self.streams]
             if wrong:
                 raise ValueError(f"reset: streams {wrong} do not exist; there are {self.streams}, numbered from 0.")
+            for learned in self.of_gates.values():
+                learned[streams] = 0
             for plan in self.plans:
                 if plan.streams == self.streams:
                     plan.reset_streams(streams)

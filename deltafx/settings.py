@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any
 
 from deltafx.errors import ConvertError, unknown_name
-from deltafx.gate import InputGate
+from deltafx.gate import AUTO, InputGate
 from deltafx.preprocess import Preprocess
 from deltafx.truncation import NORMS, Threshold, is_number
+
+if TYPE_CHECKING:
+    from deltafx.calibration import Calibration
 
 ISAS = ("avx512", "avx2", "portable")
 PAYLOADS = ("value", "difference")
@@ -18,16 +22,20 @@ NO_THRESHOLD = Threshold(0.0)
 
 @dataclass(frozen=True)
 class Mode:
-    """A starting point for gate and threshold; explicit arguments win."""
+    """A starting point for gate and thresholds; explicit arguments win.
+
+    Calibrated networks withhold little at their ends, where the input is read and results leave, and much in between.
+    """
 
     threshold: float
+    at_ends: float
     input_gate: InputGate | None
 
 
 MODES = {
-    "exact": Mode(0.0, None),
-    "balanced": Mode(0.1, InputGate(threshold=6, window=7, dilation=5)),
-    "fast": Mode(0.2, InputGate(threshold=8, window=7, dilation=5)),
+    "exact": Mode(0.0, 0.0, None),
+    "balanced": Mode(0.2, 0.05, AUTO),
+    "fast": Mode(0.4, 0.08, replace(AUTO, threshold=2 * AUTO.threshold)),
 }
 
 
@@ -60,7 +68,9 @@ class Settings:
 
     mode: str = "exact"
     default_threshold: Threshold = NO_THRESHOLD
+    threshold_at_ends: Threshold = NO_THRESHOLD  # of nodes that read the input, or whose result leaves
     thresholds: Mapping[str, Threshold] = field(default_factory=dict)
+    calibration: Calibration | None = None  # where the thresholds come from
     norm: str = "rms"
     input_gate: InputGate | None = None
     payload: str = "value"
@@ -68,14 +78,24 @@ class Settings:
     preprocess: Preprocess | None = None
     keep_dense: tuple[str, ...] = ()
     refresh_every: int | None = None
+    refresh_within: int | None = None
     strict: bool = False
     dump: str | None = None
     options: Options = Options()
 
     @property
     def is_exact(self) -> bool:
-        thresholds = [self.default_threshold, *self.thresholds.values()]
+        thresholds = [self.default_threshold, self.threshold_at_ends, *self.thresholds.values()]
         return self.input_gate is None and all(threshold.value == 0 for threshold in thresholds)
+
+    def threshold_of(self, path: str, *fused_from: str, at_end: bool) -> Threshold:
+        """That of a node, which may be named by any of its parts."""
+        names = {path, *fused_from} & self.thresholds.keys()
+        if len(names) > 1:
+            raise ConvertError(f"threshold: {' and '.join(sorted(names))} are one node, {path}; give one of them.")
+        if names:
+            return self.thresholds[names.pop()]
+        return self.threshold_at_ends if at_end else self.default_threshold
 
 
 def one_of(what: str, value: Any, known: Iterable[str]) -> Any:
@@ -89,13 +109,22 @@ def to_threshold(value: Any, what: str = "threshold") -> Threshold:
         return value
     if not is_number(value):
         raise ConvertError(
-            f"{what}: a number (a share of the node's root mean square) or deltafx.absolute(x) is expected; "
-            f"got {value!r}."
+            f"{what}: a number (a share of the node's root mean square), deltafx.absolute(x), a mapping of those or a "
+            f"calibration is expected; got {value!r}."
         )
     try:
         return Threshold(value)
     except ConvertError as error:
         raise ConvertError(f"{what}: {error}") from None
+
+
+def to_calibration(threshold: Any) -> Calibration | None:
+    """A calibration, if that is what is given: one, or the name of one."""
+    from deltafx.calibration import Calibration
+
+    if isinstance(threshold, (str, PathLike)):
+        return Calibration.load(threshold)
+    return threshold if isinstance(threshold, Calibration) else None
 
 
 def to_options(options: Any) -> Options:
@@ -116,38 +145,52 @@ def to_options(options: Any) -> Options:
 
 
 def resolve(
-    *, mode: str, threshold: Any, norm: str, input_gate: InputGate | None, preprocess: Preprocess | None,
+    *, mode: str, threshold: Any, norm: str | None, input_gate: InputGate | str | None, preprocess: Preprocess | None,
     payload: str, backend: str, keep_dense: Any, refresh_every: int | None, strict: bool, dump: Any,
-    options: Mapping[str, Any] | None,
+    options: Mapping[str, Any] | None, refresh_within: int | None = None,
 ) -> Settings:  # fmt: skip
     """Check the arguments of `convert` that do not need the model, and fill in what the mode says."""
     defaults = MODES[one_of("mode", mode, MODES)]
+    calibration = to_calibration(threshold)
+    if calibration is not None:
+        threshold = calibration.truncations()
+        norm, input_gate = norm or calibration.norm, input_gate or calibration.input_gate
+    if input_gate == "auto":
+        input_gate = AUTO
     if input_gate is not None and not isinstance(input_gate, InputGate):
-        raise ConvertError(f"input_gate: a deltafx.InputGate is expected; got {input_gate!r}.")
+        raise ConvertError(f'input_gate: a deltafx.InputGate or "auto" is expected; got {input_gate!r}.')
     if preprocess is not None and not isinstance(preprocess, Preprocess):
         raise ConvertError(f"preprocess: a deltafx.Preprocess is expected; got {preprocess!r}.")
     if preprocess is not None and input_gate is not None and input_gate.grey_level is not None:
         raise ConvertError("input_gate: with preprocess a grey level is one level of the frame; leave grey_level out.")
     named = isinstance(threshold, Mapping)
-    default = defaults.threshold if threshold is None or named else threshold
+    given = threshold is not None and not named
+    default, at_ends = (threshold, threshold) if given else (defaults.threshold, defaults.at_ends)
     keep_dense = (keep_dense,) if isinstance(keep_dense, str) else tuple(keep_dense)
     for name in keep_dense:
         if not isinstance(name, str):
             raise ConvertError(f"keep_dense: module paths or operator names are expected; got {name!r}.")
-    every = refresh_every
-    if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
-        raise ConvertError(f"refresh_every: a number of frames, 1 or more, is expected; got {every!r}.")
+    if calibration is not None and refresh_within is None and refresh_every is None:
+        refresh_every, refresh_within = calibration.refresh_every, calibration.refresh_within
+    for name, every in (("refresh_every", refresh_every), ("refresh_within", refresh_within)):
+        if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+            raise ConvertError(f"{name}: a number of frames, 1 or more, is expected; got {every!r}.")
+    if refresh_within is not None and payload == "difference":
+        raise ConvertError("refresh_within: payload 'difference' has no background refresh; use refresh_every.")
     return Settings(
         mode=mode,
         default_threshold=to_threshold(default),
+        threshold_at_ends=to_threshold(at_ends),
         thresholds={k: to_threshold(v, f"threshold[{k!r}]") for k, v in threshold.items()} if named else {},
-        norm=one_of("norm", norm, NORMS),
+        calibration=calibration,
+        norm=one_of("norm", norm or NORMS[0], NORMS),
         input_gate=input_gate if input_gate is not None else defaults.input_gate,
         payload=one_of("payload", payload, PAYLOADS),
         backend=backend,
         preprocess=preprocess,
         keep_dense=keep_dense,
         refresh_every=refresh_every,
+        refresh_within=refresh_within,
         strict=strict,
         dump=str(dump) if dump is not None else None,
         options=to_options(options if options is not None else {}),

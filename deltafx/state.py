@@ -55,6 +55,7 @@ class Leaf:
     aliased: bool = False
     own: bool = False  # `value` is a buffer that was allocated for it
     alignment: int | None = None  # of the buffer's pixels, in bytes; None: it lies as the dense operator's result does
+    strip: Leaf | None = None  # its mask: the rows that a background refresh computes anew in this frame
     threshold: float | None = None  # of the last frame, in units of the tensor; None: 0
 
     def __post_init__(self) -> None:
@@ -149,6 +150,7 @@ class NodeState:
     macs: int = 0  # of a dense frame
     operands: list[torch.Size] = field(default_factory=list)  # shapes of the input tensors
     predicted_bytes: int = 0
+    lag: float = 0.0  # behind the input, of a background refresh
     accumulated: dict[Any, Tensor] = field(default_factory=dict)  # by node input; None: the linear stages
     offset: Any = None  # the linear stages' result for zero inputs: their bias
     last_frame: int = -1

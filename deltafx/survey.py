@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
+from deltafx.background import reach
 from deltafx.delta import Delta, deltas_in, tensors_in
 from deltafx.errors import NoDeltaForm
 from deltafx.flops import flop_counter
@@ -34,6 +35,7 @@ class DenseRun(GraphWalk):
         # frame; and of which node the dimension 0 is the streams.
         self.travels: dict[fx.Node, Any] = {}
         self.aligned: dict[fx.Node, bool] = {}
+        self.lags: dict[fx.Node, float] = {}  # for a background refresh, of what depends on the frame
         self.flops = flop_counter()
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
@@ -60,6 +62,7 @@ class DenseRun(GraphWalk):
         )
         if isinstance(module, DenseToDelta):
             self.travels[n] = self.note_input(n, module, result)
+            self.lags[n] = 0.0
         elif isinstance(module, DeltaNode):
             draws = random_state(self.plan.stale.device) != numbers
             self.travels[n] = self.note(n, module, result, draws)
@@ -136,6 +139,8 @@ class DenseRun(GraphWalk):
         for leaf, tensor in zip(state.leaves, tensors, strict=True):
             leaf.aliased = node.storage == VIEW and storage_of(tensor) in storages
         self.divide(node, inputs, travelling, state)
+        masks = pytree.tree_map(lambda x: x.mask if isinstance(x, Delta) else None, travelling)
+        self.follow(n, node, inputs, masks, result)
         return self.send(node, inputs, travelling, result, state)
 
     def examine(self, node: DeltaNode, inputs: list[Any], travelling: list[Any], result: Any, state: NodeState) -> None:
@@ -167,6 +172,15 @@ class DenseRun(GraphWalk):
         if carried and state.aligned and state.reason is None and not nested:
             state.linear = node.linear_stages([isinstance(x, Delta) for x in travelling])
         state.keeps_value = state.linear < len(node.stages) or self.plan.withholds(node)
+
+    def follow(self, n: fx.Node, node: DeltaNode, inputs: list[Any], masks: list[Any], result: Any) -> None:
+        """With a background refresh: how far the strips of a node are behind those of the input."""
+        if self.plan.background is None:
+            return
+        state = self.plan.nodes[node.path]
+        behind = max((self.lags.get(source, 0.0) for source in n.all_input_nodes), default=0.0)
+        self.lags[n] = behind + (reach(node, inputs, masks, result) if state.reason is None else 1.0)
+        state.lag = self.lags[n]
 
     def send(self, node: DeltaNode, inputs: list[Any], travelling: list[Any], result: Any, state: NodeState) -> Any:
         """What will travel from a node; notes the bytes that it will keep."""

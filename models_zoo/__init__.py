@@ -11,13 +11,14 @@ if __name__ != "deltafx.models_zoo":
     )
 
 import importlib
+from pathlib import Path
 
 from deltafx.errors import unknown_name
 from deltafx.models_zoo.entry import Entry
 
-NAMES = ("centerface", "mobilenet_v2")  # each is a file of this folder with a function `load`
+NAMES = ("centerface", "mobilenet_v2", "realesr_animevideo")  # each is a file of this folder with a function `load`
 
-__all__ = ["NAMES", "Entry", "load"]
+__all__ = ["NAMES", "Entry", "calibrated", "load"]
 
 
 def load(name: str) -> Entry:
@@ -29,3 +30,8 @@ def load(name: str) -> Entry:
     if name not in NAMES:
         raise ValueError(unknown_name("network", name, NAMES))
     return importlib.import_module(f"deltafx.models_zoo.{name}").load()
+
+
+def calibrated() -> dict[str, Path]:
+    """The files of the calibrations that come with the zoo, by name; see `deltafx.Calibration.load`."""
+    return {path.stem: path for path in sorted(Path(__file__).parent.glob("calibrations/*.json"))}

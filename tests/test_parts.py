@@ -230,7 +230,7 @@ def test_thresholds_are_measured_for_each_call():
     dm = deltafx.convert(build(Again), mode="balanced")
     for frame in frames(2):
         dm(frame)
-    scales, later = dm.scales["conv"]
+    scales, later, _ = dm.scales["conv"]
     assert "conv" in scales
     assert sorted(later) == [1, 2]
 

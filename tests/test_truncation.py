@@ -48,16 +48,17 @@ def shifted(x, *change):
 
 
 @pytest.mark.parametrize(
-    ("mode", "threshold", "gate"),
+    ("mode", "inside", "at_ends", "gate"),
     [
-        ("exact", 0, None),
-        ("balanced", 0.1, deltafx.InputGate(threshold=6, window=7, dilation=5)),
-        ("fast", 0.2, deltafx.InputGate(threshold=8, window=7, dilation=5)),
+        ("exact", 0, 0, None),
+        ("balanced", 0.2, 0.05, deltafx.InputGate(threshold=4, window=7, dilation=5, noise=4, drift=12)),
+        ("fast", 0.4, 0.08, deltafx.InputGate(threshold=8, window=7, dilation=5, noise=4, drift=12)),
     ],
 )
-def test_a_mode_sets_gate_and_thresholds(mode, threshold, gate):
+def test_a_mode_sets_gate_and_thresholds(mode, inside, at_ends, gate):
     dm = deltafx.convert(small(), mode=mode)
-    assert {getattr(dm, name).truncation.threshold.value for name in ("first", "second", "head")} == {threshold}
+    found = [getattr(dm, name).truncation.threshold.value for name in ("first", "second", "head")]
+    assert found == [at_ends, inside, at_ends]
     assert dm.get_submodule("dense_to_delta.x").gate == gate
 
 
@@ -71,7 +72,7 @@ def test_explicit_arguments_win_over_the_mode():
 def test_a_mapping_sets_some_nodes_and_leaves_the_others_to_the_mode():
     dm = deltafx.convert(small(), mode="balanced", threshold={"second": deltafx.absolute(3)})
     assert dm.second.truncation.threshold == deltafx.absolute(3)
-    assert dm.first.truncation.threshold.value == 0.1
+    assert dm.first.truncation.threshold.value == 0.05
     assert deltafx.convert(small(), threshold={"second": 0.3}).first.truncation.threshold.value == 0
 
 

@@ -64,8 +64,10 @@ void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool m
 }
 
 void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_t window, int64_t dilation,
-                       const std::optional<Tensor>& levels, bool swap, const std::optional<Tensor>& forced,
-                       const Tensor& refresh, c10::string_view isa, std::optional<Tensor> raw, Tensor value,
+                       double noise, double drift, double level, std::optional<Tensor> learned,
+                       std::optional<Tensor> change, const std::optional<Tensor>& levels, bool swap, const std::optional<Tensor>& forced,
+                       const std::optional<Tensor>& strip, const Tensor& refresh, c10::string_view isa,
+                       std::optional<Tensor> raw, Tensor value,
                        Tensor mask, Tensor tally) {
   TORCH_CHECK_VALUE(frame.dim() == 4 && frame.device().is_cpu(), "frame: [N, C, H, W] on the CPU is needed");
   Enter e{frame.data_ptr(), dtype_of(frame, "frame")};
@@ -81,8 +83,16 @@ void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_
   e.levels = data<float>(levels, at::kFloat, 256 * e.channels, "levels");
   e.swap = swap, e.gated = gated, e.threshold = static_cast<float>(threshold);
   e.window = window, e.dilation = dilation;
+  e.learned = data<float>(learned, at::kFloat, e.streams * kLearned, "learned");
+  e.change = data<float>(change, at::kFloat, all, "change");
+  TORCH_CHECK_VALUE(!e.learned || (e.change && level > 0), "learned: change and level are needed too");
+  std::vector<int32_t> counts(e.learned ? e.streams * ((e.rows + kBand - 1) / kBand) * kBins : 0);
+  e.counts = counts.data();
+  e.level = static_cast<float>(level), e.least = static_cast<float>(threshold / level);
+  e.noise = static_cast<float>(noise), e.drift = static_cast<float>(drift);
   e.mask = data<uint8_t>(mask, at::kByte, all, "mask");
   e.forced = data<uint8_t>(forced, at::kByte, all, "forced");
+  e.strip = data<uint8_t>(strip, at::kByte, all, "strip");
   e.refresh = refreshing(refresh);
   e.pool = pool();
   const int64_t updated = kernels(std::string(isa)).enter(e);
@@ -108,9 +118,9 @@ TORCH_LIBRARY(deltafx, m) {
   m.def(("pool(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + ending).c_str());
   m.def(("copy(Tensor x, " + ending).c_str());
   m.def(("reduce(Tensor x, Tensor x_mask, int image_rows, bool maximum, float scale, Tensor(d!) partial, " + ending).c_str());
-  m.def("dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, Tensor? levels, "
-        "bool swap, Tensor? forced, Tensor refresh, str isa, Tensor(a!)? raw, Tensor(b!) value, Tensor(c!) mask, "
-        "Tensor(d!) tally) -> ()");
+  m.def("dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, float noise, "
+        "float drift, float level, Tensor(e!)? learned, Tensor(f!)? change, Tensor? levels, bool swap, Tensor? forced, "
+        "Tensor? strip, Tensor refresh, str isa, Tensor(a!)? raw, Tensor(b!) value, Tensor(c!) mask, Tensor(d!) tally) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(deltafx, CPU, m) {

@@ -331,9 +331,11 @@ void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool m
 }
 
 void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_t window, int64_t dilation,
-                       const std::optional<Tensor>& levels, bool swap, const std::optional<Tensor>& forced,
-                       const Tensor& refresh, std::optional<Tensor> raw, std::optional<Tensor> mean,
-                       std::optional<Tensor> passed, Tensor value, Tensor mask, Tensor tally) {
+                       double noise, double drift, double level, std::optional<Tensor> learned,
+                       std::optional<Tensor> change, const std::optional<Tensor>& levels, bool swap,
+                       const std::optional<Tensor>& forced, const std::optional<Tensor>& strip, const Tensor& refresh,
+                       std::optional<Tensor> raw, std::optional<Tensor> mean, std::optional<Tensor> passed,
+                       std::optional<Tensor> counts, Tensor value, Tensor mask, Tensor tally) {
   TORCH_CHECK_VALUE(frame.dim() == 4 && frame.device() == value.device(), "frame: [N, C, H, W] on ", value.device(),
                     " is needed");
   Enter e{};
@@ -353,10 +355,18 @@ void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_
   e.window = static_cast<int32_t>(window), e.dilation = static_cast<int32_t>(dilation);
   TORCH_CHECK_VALUE(!gated || ((window == 1 || mean) && ((window == 1 && dilation == 0) || passed)),
                     "dense_to_delta: a gate with a window or dilation needs scratch");
+  e.learned = data<float>(learned, at::kFloat, e.streams * kLearned, "learned");
+  e.change = data<float>(change, at::kFloat, all, "change");
+  e.counts = data<int32_t>(counts, at::kInt, e.streams * kBins, "counts");
+  TORCH_CHECK_VALUE(!e.learned || (e.change && e.counts && passed && level > 0),
+                    "learned: change, counts, passed and level are needed too");
+  e.level = static_cast<float>(level), e.least = static_cast<float>(threshold / level);
+  e.noise = static_cast<float>(noise), e.drift = static_cast<float>(drift);
   e.mean = data<float>(mean, at::kFloat, all, "mean");
   e.passed = data<uint8_t>(passed, at::kByte, 2 * all, "passed");
   e.mask = data<uint8_t>(mask, at::kByte, all, "mask");
   e.forced = data<uint8_t>(forced, at::kByte, all, "forced");
+  e.strip = data<uint8_t>(strip, at::kByte, all, "strip");
   e.refresh = refreshing(refresh);
   e.tally = data<int64_t>(tally, at::kLong, kTallySize, "tally");
   on_device_of(value, [&](cudaStream_t stream) { return enter(e, stream); });
@@ -377,8 +387,9 @@ TORCH_LIBRARY(deltafx_cuda, m) {
   m.def(("pool(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + ending).c_str());
   m.def(("copy(Tensor x, " + ending).c_str());
   m.def(("reduce(Tensor x, Tensor x_mask, int image_rows, bool maximum, float scale, Tensor(e!) partial, " + ending).c_str());
-  m.def("dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, Tensor? levels, "
-        "bool swap, Tensor? forced, Tensor refresh, Tensor(a!)? raw, Tensor(b!)? mean, Tensor(c!)? passed, "
+  m.def("dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, float noise, float drift, "
+        "float level, Tensor(g!)? learned, Tensor(h!)? change, Tensor? levels, bool swap, Tensor? forced, "
+        "Tensor? strip, Tensor refresh, Tensor(a!)? raw, Tensor(b!)? mean, Tensor(c!)? passed, Tensor(i!)? counts, "
         "Tensor(d!) value, Tensor(e!) mask, Tensor(f!) tally) -> ()");
 }
 

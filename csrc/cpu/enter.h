@@ -2,10 +2,9 @@
 //
 // Exact: a pixel passes if any channel is not equal to what was propagated last. Gated with window 1: if the largest
 // change of its channels exceeds the threshold; with a larger window: if the change's mean over channels and window
-// does. What passes is dilated. Reads the frame once, and the pixels that pass once more.
+// does. A gate that adapts first takes the mean change of every pixel, settles each stream's drift and threshold from
+// their histogram, and then decides. What passes is dilated. Reads the frame once, and the pixels that pass once more.
 #pragma once
-
-constexpr int64_t kBand = 16;  // image rows of one task
 
 // Element types of a frame, beside float.
 inline float number(float x) { return x; }
@@ -80,8 +79,9 @@ struct Compare {
   }
 
   // Rows [first, end) of stream n: the mean change over the window, of which only what lies in the frame counts. Sums are
-  // made anew for every pixel: a running sum would keep a NaN that has left the window, and rounding.
-  void window_rows(int64_t n, int64_t first, int64_t end) const {
+  // made anew for every pixel: a running sum would keep a NaN that has left the window, and rounding. `take(p, mean)`.
+  template <class Take>
+  void window_rows(int64_t n, int64_t first, int64_t end, const Take& take) const {
     const int64_t reach = e.window / 2, columns = e.columns;
     const int64_t top = most(0, first - reach), bottom = least(e.rows, end + reach);
     float* sums = scratch(1, (bottom - top + 2) * columns);
@@ -99,14 +99,50 @@ struct Compare {
       for (int64_t x = 0; x < columns; ++x) total[x] = 0.0f;
       for (int64_t i = from; i < to; ++i)
         for (int64_t x = 0; x < columns; ++x) total[x] += sums[(i - top) * columns + x];
-      uint8_t* passed = e.mask + (n * e.rows + y) * columns;
+      const int64_t p = (n * e.rows + y) * columns;
       for (int64_t x = 0; x < columns; ++x) {
         const int64_t wide = least(columns, x + reach + 1) - most(0, x - reach);
-        passed[x] = exceeds(total[x] / static_cast<float>((to - from) * wide), e.threshold);
+        take(p + x, total[x] / static_cast<float>((to - from) * wide));
       }
     }
   }
 };
+
+// The histogram of rows [first, end) of stream n's mean change; what is not finite is left out.
+inline void count_changes(const Enter& e, int64_t n, int64_t first, int64_t end, int32_t* counts) {
+  const float scale = static_cast<float>(kSteps / e.level);
+  const float* change = e.change + n * e.rows * e.columns;
+  std::memset(counts, 0, kBins * sizeof *counts);
+  for (int64_t p = first * e.columns; p < end * e.columns; ++p) {
+    if (!(std::fabs(change[p]) <= kFinite)) continue;
+    const float bin = std::floor(change[p] * scale + 0.5f);
+    const float bounded = bin < -kBins / 2 ? -kBins / 2 : bin > kBins / 2 - 1 ? kBins / 2 - 1 : bin;
+    ++counts[kBins / 2 + static_cast<int>(bounded)];
+  }
+}
+
+// Settles a stream's drift and threshold in this frame from its histogram; see InputGate.learn.
+inline void learn(const Enter& e, const int64_t* counts, float* learned) {
+  learned[kDrift] = 0.0f;
+  learned[kLimit] = e.least;
+  if (!counts) return;
+  int64_t all = 0, total = 0;
+  for (int i = 0; i < kBins; ++i) all += counts[i];
+  const int64_t half = (all + 1) / 2;
+  int middle = 0, spread = 0;
+  while (middle < kBins - 1 && total + counts[middle] < half) total += counts[middle++];
+  for (total = counts[middle]; total < half;) {
+    ++spread;
+    if (middle - spread >= 0) total += counts[middle - spread];
+    if (middle + spread < kBins) total += counts[middle + spread];
+  }
+  if (std::abs(middle - kBins / 2) <= e.drift * kSteps) learned[kDrift] = static_cast<float>(middle - kBins / 2) / kSteps;
+  learned[kFramesSeen] += 1.0f;
+  const float noise = static_cast<float>(spread * (kSigma / kSteps));
+  learned[kNoise] += (noise - learned[kNoise]) / (learned[kFramesSeen] < kMemory ? learned[kFramesSeen] : kMemory);
+  const float limit = e.noise * learned[kNoise], highest = kMost * e.least;
+  learned[kLimit] = limit < e.least ? e.least : limit > highest ? highest : limit;
+}
 
 // Every set byte sets those at a distance of up to `reach` along the row and across rows, in place.
 inline void dilate_mask(uint8_t* mask, int64_t rows, int64_t columns, int64_t reach) {
@@ -167,15 +203,45 @@ void take_run(const Enter& e, int64_t n, int64_t y, int64_t x, int64_t p, int64_
   for (int64_t i = 0; i < run; ++i) take_pixel<F, V>(e, n, y, x + i, p + i);
 }
 
+// The gate that adapts, up to dilation.
+template <class F, class L>
+void adapt(const Enter& e, const Compare<F, L>& compare, int64_t bands) {
+  spread(e.pool, e.streams * bands, [&](int64_t task) {
+    const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);
+    if (e.refresh && e.refresh[n]) return;
+    if (e.window > 1) compare.window_rows(n, first, end, [&](int64_t p, float mean) { e.change[p] = mean; });
+    else for (int64_t y = first; y < end; ++y) compare.mean_row(n, y, e.change + (n * e.rows + y) * e.columns);
+    count_changes(e, n, first, end, e.counts + task * kBins);
+  });
+  for (int64_t n = 0; n < e.streams; ++n) {
+    int64_t sums[kBins] = {};
+    for (int64_t band = 0; band < bands; ++band)
+      for (int i = 0; i < kBins; ++i) sums[i] += e.counts[(n * bands + band) * kBins + i];
+    learn(e, e.refresh && e.refresh[n] ? nullptr : sums, e.learned + n * kLearned);
+  }
+  spread(e.pool, e.streams * bands, [&](int64_t task) {
+    const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);
+    if (e.refresh && e.refresh[n]) return;
+    const float* learned = e.learned + n * kLearned;
+    const float drift = learned[kDrift] * e.level, limit = learned[kLimit] * e.level;
+    for (int64_t p = (n * e.rows + first) * e.columns; p < (n * e.rows + end) * e.columns; ++p)
+      e.mask[p] = exceeds(e.change[p] - drift, limit);
+  });
+}
+
 template <class F, class V, class L>
 int64_t enter_as(const Enter& e, const L* last, int64_t last_pitch) {
   const Compare<F, L> compare{e, last, last_pitch};
   const int64_t bands = divide_up(e.rows, kBand), plane = e.rows * e.columns;
-  if (!e.forced)
+  if (!e.forced && e.learned)
+    adapt(e, compare, bands);
+  else if (!e.forced)
     spread(e.pool, e.streams * bands, [&](int64_t task) {
       const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);
       if (e.refresh && e.refresh[n]) return;
-      if (e.gated && e.window > 1) return compare.window_rows(n, first, end);
+      if (e.gated && e.window > 1)
+        return compare.window_rows(n, first, end,
+                                   [&](int64_t p, float mean) { e.mask[p] = exceeds(mean, e.threshold); });
       for (int64_t y = first; y < end; ++y) compare.row(n, y, e.mask + (n * e.rows + y) * e.columns);
     });
   spread(e.pool, e.streams, [&](int64_t n) {
@@ -188,8 +254,10 @@ int64_t enter_as(const Enter& e, const L* last, int64_t last_pitch) {
   spread(e.pool, e.streams * bands, [&](int64_t task) {
     const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);
     int64_t taken = 0;
-    for (int64_t y = first; y < end; ++y)
-      for (int64_t x = 0, p = (n * e.rows + y) * e.columns; x < e.columns;) {
+    for (int64_t y = first; y < end; ++y) {
+      const int64_t row = (n * e.rows + y) * e.columns;
+      for (int64_t p = row; e.strip && p < row + e.columns; ++p) e.mask[p] |= e.strip[p];
+      for (int64_t x = 0, p = row; x < e.columns;) {
         const int64_t run = run_of(e.mask + p, e.columns - x);
         if (run == 0) {
           ++x, ++p;
@@ -198,6 +266,7 @@ int64_t enter_as(const Enter& e, const L* last, int64_t last_pitch) {
         take_run<F, V>(e, n, y, x, p, run);
         x += run, p += run, taken += run;
       }
+    }
     updated += taken;
   });
   return updated;

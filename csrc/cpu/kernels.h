@@ -133,6 +133,15 @@ struct Reduce {
 };
 
 // The comparison of a frame with what was propagated last.
+// What a gate that adapts learns of a stream (deltafx/gate.py): frames seen, and sizes in grey levels. Its histogram has
+// kSteps bins a grey level.
+enum { kFramesSeen, kNoise, kDrift, kLimit, kLearned };
+constexpr int kBins = 256;
+constexpr double kSteps = 4, kSigma = 1.4826;
+constexpr float kMemory = 32, kMost = 4, kFinite = 3.4e38f;
+
+constexpr int64_t kBand = 16;  // image rows of a task of `enter`
+
 struct Enter {
   const void* frame;
   Dtype dtype;                 // uint8: a raw frame, whose last propagated state is `raw`
@@ -145,8 +154,14 @@ struct Enter {
   bool gated;                  // else a pixel passes unless it is equal
   float threshold;             // of the gate, in units of the frame
   int64_t window, dilation;
+  float* learned;              // [streams, kLearned] of a gate that adapts, or null
+  float* change;               // [streams * rows * columns], and
+  int32_t* counts;             // [streams * bands, kBins]: its scratch
+  float level, least;          // its units: one grey level of the frame; and its threshold, in grey levels
+  float noise, drift;          // how many times the noise the threshold is, and the largest drift
   uint8_t* mask;               // [streams * rows * columns]
   const uint8_t* forced;       // or null
+  const uint8_t* strip;        // [pixels] that pass in any case, or null
   const uint8_t* refresh;      // [streams], or null
   Pool pool;
 };

@@ -2,7 +2,8 @@
 //
 // Exact: a pixel passes if any channel is not equal to what was propagated last. Gated with window 1: if the largest
 // change of its channels exceeds the threshold; with a larger window: if the change's mean over channels and window
-// does. What passes is dilated. Reads the frame once, and the pixels that pass once more.
+// does. A gate that adapts first takes the mean change of every pixel, settles each stream's drift and threshold from
+// their histogram, and then decides. What passes is dilated. Reads the frame once, and the pixels that pass once more.
 #include "launch.cuh"
 #include "pack.cuh"
 
@@ -10,6 +11,7 @@ namespace deltafx::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kCountedEach = 16;  // pixels that a thread of count_kernel looks at
 
 struct Place {
   int n, y, x;
@@ -57,6 +59,7 @@ __global__ void __launch_bounds__(kThreads) change_kernel(const __grid_constant_
   if (p >= pixels_of(e)) return;
   const Compared<F, L> pixel(e, p);
   if (e.window > 1) e.mean[p] = pixel.mean(e);
+  else if (e.learned != nullptr) e.change[p] = pixel.mean(e);
   else e.passed[p] = pixel.passes(e);
 }
 
@@ -73,7 +76,68 @@ __global__ void __launch_bounds__(kThreads) window_kernel(const __grid_constant_
   float total = 0.0f;
   for (int y = top; y < bottom; ++y)
     for (int x = left; x < right; ++x) total += e.mean[(at.n * e.rows + y) * e.columns + x];
-  e.passed[p] = exceeds(total / static_cast<float>((bottom - top) * (right - left)), e.threshold);
+  const float mean = total / static_cast<float>((bottom - top) * (right - left));
+  if (e.learned != nullptr) e.change[p] = mean;
+  else e.passed[p] = exceeds(mean, e.threshold);
+}
+
+// The histogram of a stream's changes, by `each` blocks; what is not finite is left out.
+__global__ void __launch_bounds__(kThreads) count_kernel(const __grid_constant__ Enter e, int each) {
+  begin_kernel();
+  __shared__ int32_t counts[kBins];
+  static_assert(kBins == kThreads, "a thread for each bin");
+  counts[threadIdx.x] = 0;
+  __syncthreads();
+  const int plane = e.rows * e.columns, n = blockIdx.x / each;
+  const float* change = e.change + static_cast<int64_t>(n) * plane;
+  const float scale = static_cast<float>(kSteps / e.level);
+  for (int p = blockIdx.x % each * kThreads + threadIdx.x; p < plane; p += each * kThreads) {
+    if (!(fabsf(change[p]) <= kFinite)) continue;
+    const float bin = floorf(change[p] * scale + 0.5f);
+    atomicAdd(&counts[kBins / 2 + static_cast<int>(fminf(fmaxf(bin, -kBins / 2), kBins / 2 - 1))], 1);
+  }
+  __syncthreads();
+  if (counts[threadIdx.x]) atomicAdd(&e.counts[n * kBins + threadIdx.x], counts[threadIdx.x]);
+}
+
+// Settles a stream's drift and threshold in this frame, and leaves its histogram empty; see InputGate.learn. The walk over
+// the bins is one thread's, in shared memory: a few hundred additions.
+__global__ void __launch_bounds__(kThreads) learn_kernel(const __grid_constant__ Enter e) {
+  begin_kernel();
+  __shared__ int32_t counts[kBins];
+  int32_t* own = e.counts + blockIdx.x * kBins;
+  counts[threadIdx.x] = own[threadIdx.x];
+  own[threadIdx.x] = 0;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  float* learned = e.learned + blockIdx.x * kLearned;
+  learned[kDrift] = 0.0f;
+  learned[kLimit] = e.least;
+  if (e.refresh[blockIdx.x]) return;
+  int64_t all = 0, total = 0;
+  for (int i = 0; i < kBins; ++i) all += counts[i];
+  const int64_t half = (all + 1) / 2;
+  int middle = 0, spread = 0;
+  while (middle < kBins - 1 && total + counts[middle] < half) total += counts[middle++];
+  for (total = counts[middle]; total < half;) {
+    ++spread;
+    if (middle - spread >= 0) total += counts[middle - spread];
+    if (middle + spread < kBins) total += counts[middle + spread];
+  }
+  if (abs(middle - kBins / 2) <= e.drift * kSteps)
+    learned[kDrift] = static_cast<float>(middle - kBins / 2) / static_cast<float>(kSteps);
+  learned[kFramesSeen] += 1.0f;
+  const float noise = static_cast<float>(spread * (kSigma / kSteps));
+  learned[kNoise] += (noise - learned[kNoise]) / fminf(learned[kFramesSeen], kMemory);
+  learned[kLimit] = fminf(fmaxf(e.noise * learned[kNoise], e.least), kMost * e.least);
+}
+
+__global__ void __launch_bounds__(kThreads) decide_kernel(const __grid_constant__ Enter e) {
+  begin_kernel();
+  const int p = blockIdx.x * kThreads + threadIdx.x;
+  if (p >= pixels_of(e)) return;
+  const float* learned = e.learned + Place(e, p).n * kLearned;
+  e.passed[p] = exceeds(e.change[p] - learned[kDrift] * e.level, learned[kLimit] * e.level);
 }
 
 // Dilation along the rows; that across them is left to take_kernel.
@@ -106,7 +170,7 @@ __global__ void __launch_bounds__(kThreads) take_kernel(const __grid_constant__ 
   if (p < pixels_of(e)) {
     if (e.refresh[p / (e.rows * e.columns)]) update = true;
     else if (e.forced != nullptr) update = e.forced[p] != 0;
-    else update = compares ? Compared<F, L>(e, p).passes(e) : passed_near(e, p);
+    else update = (compares ? Compared<F, L>(e, p).passes(e) : passed_near(e, p)) || (e.strip != nullptr && e.strip[p] != 0);
     e.mask[p] = update;
     if (update) {
       const Compared<F, L> pixel(e, p);
@@ -146,10 +210,16 @@ cudaError_t enter_as(const Enter& e, cudaStream_t stream) {
   const auto next = [&](auto kernel, const auto&... more) {
     if (error == cudaSuccess) error = launch(kernel, Blocks{blocks, kThreads, 0}, stream, e, more...);
   };
-  const bool compares = !e.gated || (e.window == 1 && e.dilation == 0);
+  const bool compares = !e.gated || (e.window == 1 && e.dilation == 0 && e.learned == nullptr);
   if (!compares && e.forced == nullptr) {
     next(&change_kernel<F, L>);
     if (e.window > 1) next(&window_kernel);
+    if (e.learned != nullptr) {
+      const int each = static_cast<int>(divide_up(e.rows * e.columns, kThreads * kCountedEach));
+      if (error == cudaSuccess) error = launch(&count_kernel, Blocks{int64_t{e.streams} * each, kThreads, 0}, stream, e, each);
+      if (error == cudaSuccess) error = launch(&learn_kernel, Blocks{e.streams, kThreads, 0}, stream, e);
+      next(&decide_kernel);
+    }
     if (e.dilation > 0) next(&dilate_kernel);
   }
   next(&take_kernel<F, V, L>, compares);

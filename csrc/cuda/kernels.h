@@ -219,6 +219,13 @@ struct Reduce {
 };
 cudaError_t reduce(const Reduce&, const Job&, cudaStream_t);
 
+// What a gate that adapts learns of a stream (deltafx/gate.py): frames seen, and sizes in grey levels. Its histogram has
+// kSteps bins a grey level.
+enum { kFramesSeen, kNoise, kDrift, kLimit, kLearned };
+constexpr int kBins = 256;
+constexpr double kSteps = 4, kSigma = 1.4826;
+constexpr float kMemory = 32, kMost = 4, kFinite = 3.4e38f;
+
 // The comparison of a frame with what was propagated last.
 struct Enter {
   const void* frame;
@@ -232,10 +239,16 @@ struct Enter {
   bool gated;               // else a pixel passes unless it is equal
   float threshold;          // of the gate, in units of the frame
   int32_t window, dilation;
+  float* learned;           // [streams, kLearned] of a gate that adapts, or null
+  float* change;            // [pixels], and
+  int32_t* counts;          // [streams, kBins]: its scratch
+  float level, least;       // its units: one grey level of the frame; and its threshold, in grey levels
+  float noise, drift;       // how many times the noise the threshold is, and the largest drift
   float* mean;              // [pixels], scratch of a gate with a window
   uint8_t* passed;          // [2, pixels], scratch of a gate with a window or dilation
   uint8_t* mask;            // [streams * rows * columns]
   const uint8_t* forced;    // or null
+  const uint8_t* strip;     // [pixels] that pass in any case, or null
   const uint8_t* refresh;   // [streams]
   int64_t* tally;
 };

@@ -86,3 +86,8 @@ def decision(
         max_norm = truncation.norm == "max"
     leaf.threshold = threshold or None
     return forced, threshold, max_norm
+
+
+def strips_of(leaf: Leaf) -> list[tuple[Leaf, str]]:
+    """What a background refresh adds to a node's inputs."""
+    return [] if leaf.strip is None else [(leaf.strip, "same")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from deltafx.backends.matrix import DTYPES, NoKernel
@@ -12,6 +13,9 @@ from deltafx.state import Leaf, NodeState
 if TYPE_CHECKING:
     from deltafx.node import DenseToDelta
     from deltafx.plan import Plan
+
+
+UNGATED = (False, 0.0, 1, 0, 0.0, 0.0, 0.0, None, None)
 
 
 class InputKernel:
@@ -34,15 +38,21 @@ class InputKernel:
         self.levels = None if node.preprocess is None else node.levels.detach().float().contiguous()
         self.swaps = node.preprocess is not None and node.preprocess.swap_channels
         self.raw = None if leaf.raw is None else leaf.raw.permute(0, 2, 3, 1)  # [N, H, W, C], as it lies
+        adapts = node.gate is not None and node.gate.adapts
+        self.change = torch.empty(leaf.pixels, device=leaf.device) if adapts else None
         self.ending: tuple[Any, ...] = ()
 
     def run_input(self, node: DenseToDelta, state: NodeState, frame: Tensor, plan: Plan) -> Any:
         gate, leaf = node.gate, self.leaf
-        gated: tuple[bool, float, int, int] = (False, 0.0, 1, 0)
+        gated: tuple[Any, ...] = UNGATED
         if gate is not None:
-            threshold = gate.threshold * plan.grey_level(node.path, gate, frame)
-            gated = (True, threshold, gate.window, gate.dilation)
+            level = plan.grey_level(node.path, gate, frame)
+            how = (gate.window, gate.dilation, gate.noise, gate.drift)
+            gated = (True, gate.threshold * level, *how, level, plan.learned(node), self.change)
         forced, known = plan.forced(leaf.mask), plan.known_changes(node, leaf, frame)
         mask = known if forced is None else forced
-        self.operators.dense_to_delta.default(frame, *gated, self.levels, self.swaps, mask, state.rows, *self.ending)
+        strip = None if leaf.strip is None else leaf.strip.mask
+        self.operators.dense_to_delta.default(
+            frame, *gated, self.levels, self.swaps, mask, strip, state.rows, *self.ending
+        )
         return state.deltas

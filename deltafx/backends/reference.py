@@ -65,10 +65,15 @@ class ReferenceKernel:
             update = known
         elif node.gate is not None and frame.dim() == 4:
             change = frame.float() - last.float()
-            update = node.gate.mask(change, plan.grey_level(node.path, node.gate, frame))
+            level, learned = plan.grey_level(node.path, node.gate, frame), plan.learned(node)
+            if learned is not None:
+                node.gate.learn(change, level, learned, state.rows.expand(plan.streams))
+            update = node.gate.mask(change, level, learned)
         else:
             update = changed(frame, last, leaf.pixel, None, "max")
         update = update | state.refresh(frame.dim())
+        if leaf.strip is not None:
+            update = update | leaf.strip.mask
         leaf.decide(candidates, update)
         if leaf.raw is not None:
             leaf.raw.copy_(torch.where(update.bool(), frame, leaf.raw))
@@ -115,6 +120,8 @@ class ReferenceKernel:
         self, node: DeltaNode, state: NodeState, leaf: Leaf, new: Tensor, candidates: Tensor, plan: Plan
     ) -> None:
         """Truncation: from the pixels that can have changed to those that are propagated."""
+        if leaf.strip is not None:
+            candidates = candidates | leaf.strip.mask
         update = candidates
         refresh = state.refresh(new.dim())
         if node.truncation is not None and not leaf.aliased:

@@ -15,7 +15,7 @@ app = typer.Typer(
 )
 
 # Files of this folder, in the order of the help.
-COMMANDS = ("demo", "run", "compare", "estimate", "coverage", "doctor")
+COMMANDS = ("demo", "run", "compare", "estimate", "calibrate", "coverage", "doctor")
 
 for each in COMMANDS:
     importlib.import_module(f"deltafx.cli.{each}").register(app)

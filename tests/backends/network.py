@@ -21,6 +21,10 @@ SETTINGS: list[dict[str, Any]] = [
     {"mode": "fast"},
     {"input_gate": deltafx.InputGate(20)},
     {"input_gate": deltafx.InputGate(9, window=3, dilation=2, grey_level=0.02), "refresh_every": 5},
+    {"input_gate": deltafx.InputGate(6, window=5, dilation=2, noise=3, drift=10)},
+    {"input_gate": deltafx.InputGate(6, noise=3), "threshold": 0.1},
+    {"input_gate": "auto"},
+    {"mode": "balanced", "refresh_within": 12},
 ]
 
 

@@ -52,7 +52,13 @@ def test_any_name_of_a_fused_node(name):
 def test_other_nodes_keep_the_default_of_the_mode():
     placed = thresholds(threshold={"pool": 0.7}, mode="balanced")
     assert placed["pool"] == Threshold(0.7)
-    assert placed["conv"] == Threshold(0.1)
+    assert placed["conv"] == Threshold(0.05)  # it reads the input
+
+
+def test_a_mode_withholds_less_where_the_input_is_read_and_results_leave():
+    placed = thresholds(mode="balanced")
+    assert placed["conv"] == placed["head"] == Threshold(0.05)
+    assert placed["pool"] == Threshold(0.2)
 
 
 def test_norm():

@@ -21,6 +21,7 @@ class Fallback(ReferenceKernel):
     def __init__(self, node: DeltaNode | DenseToDelta, state: NodeState, inputs: Sequence[Any], note: str):
         self.note = note
         self.arriving = [leaf for leaf in pytree.tree_leaves(list(inputs)) if isinstance(leaf, Leaf)]
+        self.arriving += [leaf.strip for leaf in state.leaves if leaf.strip is not None]
         self.rests = node.payload == "value" and not state.random
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deltafx import _cpu
-from deltafx.backends.compiled import decision
+from deltafx.backends.compiled import decision, strips_of
 from deltafx.backends.matrix import matrix
 from deltafx.backends.recipe import Flags, Recipe
 from deltafx.backends.window import Window
@@ -73,7 +73,9 @@ class CompiledKernel:
         self.flags = flags
         self.name = recipe.operator
         self.leaf, self.value = leaf, leaf.value
-        self.collect = Collector([*recipe.sources, *recipe.steps.sources], recipe.window, leaf, scratch, moves=False)
+        self.collect = Collector(
+            [*recipe.sources, *recipe.steps.sources, *strips_of(leaf)], recipe.window, leaf, scratch, moves=False
+        )
         self.operator = getattr(operators, recipe.operator).default
         self.arguments = recipe.arguments
         self.pixels = scratch.pixels

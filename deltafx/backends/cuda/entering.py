@@ -9,6 +9,7 @@ import torch
 from deltafx.backends import entering
 from deltafx.backends.cuda.kernel import operators
 from deltafx.backends.matrix import matrix_of
+from deltafx.gate import BINS
 from deltafx.state import NodeState
 
 if TYPE_CHECKING:
@@ -23,9 +24,11 @@ class InputKernel(entering.InputKernel):
     def __init__(self, node: DenseToDelta, state: NodeState, plan: Plan):
         super().__init__(node, state, plan)
         gate, leaf = node.gate, self.leaf
-        mean = passed = None
+        mean = passed = counts = None
         if gate is not None and gate.window > 1:
             mean = torch.empty(leaf.pixels, device=leaf.device)
-        if gate is not None and (gate.window > 1 or gate.dilation > 0):
+        if gate is not None and (gate.window > 1 or gate.dilation > 0 or gate.adapts):
             passed = torch.empty(2 * leaf.pixels, dtype=torch.uint8, device=leaf.device)
-        self.ending = (self.raw, mean, passed, matrix_of(leaf), leaf.mask, leaf.tally)
+        if gate is not None and gate.adapts:
+            counts = torch.zeros(plan.streams, BINS, dtype=torch.int32, device=leaf.device)
+        self.ending = (self.raw, mean, passed, counts, matrix_of(leaf), leaf.mask, leaf.tally)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from deltafx import _cuda
-from deltafx.backends.compiled import decision
+from deltafx.backends.compiled import decision, strips_of
 from deltafx.backends.cuda.candidates import Candidates, Marks
 from deltafx.backends.matrix import NoKernel, matrix
 from deltafx.backends.recipe import Flags, Recipe
@@ -66,7 +66,8 @@ class CompiledKernel:
         self.flags = flags
         self.name = recipe.operator
         self.leaf, self.value, self.out = leaf, leaf.value, out
-        self.collect = Candidates([*recipe.sources, *recipe.steps.sources], recipe.window, leaf, plan)
+        sources = [*recipe.sources, *recipe.steps.sources, *strips_of(leaf)]
+        self.collect = Candidates(sources, recipe.window, leaf, plan)
         self.marks = Marks.of(plan)
         self.marks.add(leaf.mask, leaf.tally[:COMPUTED_SUM])
         self.operator = getattr(operators, recipe.operator).default

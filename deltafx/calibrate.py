@@ -1,0 +1,356 @@
+"""`deltafx.calibrate`: thresholds and gate that save most within an error, found on frames of the camera."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from deltafx.calibration import Calibration, Measured, fingerprint_of
+from deltafx.converted import Converted, check_converted, graphs_of, settings_of
+from deltafx.gate import AUTO, InputGate
+from deltafx.graph_module import DeltaGraphModule
+from deltafx.metrics import Metric, metric_of
+from deltafx.node import DeltaNode
+from deltafx.report import report
+from deltafx.retune import dense, restored, retune, truncation_points
+from deltafx.sensitivity import sensitivities
+from deltafx.truncation import Threshold
+
+METHODS = ("sensitivity", "greedy")
+HELD_OUT = 1 / 3  # of the frames, the last ones: to verify
+LOOKED_AT = 6  # frames for the backward pass
+PROBED = 24  # frames for each probe of a threshold
+LEAST, MOST = 0.003, 3.0  # thresholds, as shares; and scales
+HIGHEST = 1.5  # times the median threshold: higher ones rest on what these frames happen not to show
+STEP = 1.6  # by which a threshold is raised to see what it does
+NEARER = 0.5  # of the way to where the Lagrangian wants a threshold
+CLOSE = 1.04  # scales that are not told apart
+MARGIN = 0.9  # of the budget is spent on the frames that are calibrated on: others differ
+GATES = (0.5, 1.0, 2.0)  # times the thresholds of "auto"
+GROWTH, GREEDY_START = 2.0, 0.02  # of a threshold, in DeltaCNN's search
+
+Thresholds = dict[str, float]
+
+
+def calibrate(
+    dm: Converted,
+    frames: Iterable[Any],
+    *,
+    max_error: float | None = None,
+    target_speedup: float | None = None,
+    metric: Any = None,
+    postprocess: Callable[[Any], Any] | None = None,
+    method: str = "sensitivity",
+    rounds: int = 1,
+    progress: Callable[[str], None] | None = None,
+) -> Calibration:
+    """Find the input gate and a threshold for each truncation point of `dm`, which is left as it was.
+
+    Args:
+        dm: what `convert` returned, for any mode. Its norm and its refreshes are kept; so is its input
+            gate, if it has one.
+        frames: what it is called with, in order: consecutive frames of the camera. The last third is held out.
+        max_error: the largest error that is accepted, in the metric's own measure, where 0 is none.
+        target_speedup: instead, or as a bound beside it: how many times fewer multiply-accumulates are wanted.
+        metric: "relative" (default), "top1", "detection", "keypoints", "miou", "psnr" (see `deltafx.metrics`), a
+            function of (delta output, dense output) whose mean counts, or a `deltafx.metrics.Metric`.
+        postprocess: for "detection": makes a list of `Detections`, one for each stream, of the outputs.
+        method: "sensitivity", or "greedy": DeltaCNN's front-to-back search, to compare with.
+        rounds: how often every threshold is tried at a larger value, to see what it really saves and costs.
+        progress: called with what is being done, step by step; by default a bar is shown on a terminal.
+
+    A first estimate comes from sensitivities: with equal savings for each doubling of a threshold, and squared errors
+    that add up, a Lagrangian makes thresholds inverse to the square root of what one RMS of change does to the result.
+    Then each threshold is raised in turn, and moved to where saving and error are in the same proportion everywhere.
+    One scale for all is searched for with the error in the end, and shrunk until the held-out frames bear it out.
+
+    Raises ValueError for a budget or metric that makes no sense, and for fewer than 6 frames.
+    """
+    check_converted(dm, "calibrate")
+    if method not in METHODS:
+        raise ValueError(f"calibrate: method is one of {', '.join(METHODS)}; got {method!r}.")
+    for name, value in (("max_error", max_error), ("target_speedup", target_speedup)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"calibrate: {name} is a number larger than 0; got {value!r}.")
+    counted = metric_of(metric, postprocess)
+    if max_error is None and target_speedup is None:
+        max_error = getattr(counted, "default", None)
+        if max_error is None:
+            raise ValueError("calibrate: with a metric of your own, give max_error or target_speedup.")
+    shown = [frame if isinstance(frame, tuple) else (frame,) for frame in frames]
+    if len(shown) < 6:
+        raise ValueError(f"calibrate: at least 6 consecutive frames are needed; got {len(shown)}.")
+    with restored(dm), reporting(progress) as tell:
+        search = Search(dm, shown, counted, max_error, target_speedup, tell)
+        return search.greedy() if method == "greedy" else search.by_sensitivity(rounds)
+
+
+class Search:
+    """One calibration: the frames, what the dense network makes of them, and what was measured so far."""
+
+    def __init__(
+        self, dm: Converted, frames: list[tuple], metric: Metric, max_error: float | None, target: float | None,
+        tell: Callable[[str], None],
+    ):  # fmt: skip
+        self.dm, self.metric, self.max_error, self.target, self.tell = dm, metric, max_error, target, tell
+        tell("dense network")
+        held_out = max(2, round(len(frames) * HELD_OUT))
+        self.frames, self.others = frames[:-held_out], frames[-held_out:]
+        wanted = []
+        for frame in frames:
+            wanted.append(dense(dm, frame))
+            tell("dense network")
+        self.wanted, self.others_wanted = wanted[:-held_out], wanted[-held_out:]
+        dm(*self.frames[0])  # a model in parts makes its graphs
+        self.settings = settings_of(dm)
+        self.points = truncation_points(dm)
+        self.gate: InputGate | None = self.settings.input_gate
+        self.frontier: list[Measured] = []
+
+    # -- measuring ----------------------------------------------------------------------------------------------------
+
+    def measure(
+        self, shape: Thresholds, scale: float = 1.0, others: bool = False, count: int | None = None
+    ) -> Measured:
+        """What thresholds do on the frames, or the first `count` of them, or those held out."""
+        frames, wanted = (self.others, self.others_wanted) if others else (self.frames, self.wanted)
+        counted = self.metric.fresh()
+        ratio = self.run(scaled(shape, scale), frames[:count], wanted, counted.add)
+        values = counted.values() if others else {}
+        return Measured(scale, counted.error, ratio, values, len(frames[:count]))
+
+    def probe(self, thresholds: Thresholds) -> tuple[float, float]:
+        """MACs, and the metric's smooth distance, over a few frames."""
+        error = size = 0.0
+
+        def add(got: Any, want: Any) -> None:
+            nonlocal error, size
+            distance = self.metric.distance(got, want)
+            error, size = error + distance[0], size + distance[1]
+
+        ratio = self.run(thresholds, self.frames[:PROBED], self.wanted, add)
+        return 1 / ratio, error / size if size else error
+
+    def run(self, thresholds: Thresholds, frames: Sequence[tuple], wanted: Sequence[Any], add: Callable) -> float:
+        """Go through the frames; how many times fewer MACs than dense the frames after the first took."""
+        retune(self.dm, {path: Threshold(value) for path, value in thresholds.items()}, self.settings.norm, self.gate)
+        for frame, want in zip(frames, wanted, strict=False):
+            add(self.dm(*frame), want)
+        totals, count = report(self.dm).totals, len(frames)
+        macs, macs_dense = totals["macs_mean"] * count - totals["macs_dense"], totals["macs_dense"] * (count - 1)
+        return macs_dense / max(macs, 1.0)
+
+    def good(self, found: Measured) -> bool:
+        """Whether more may be withheld."""
+        if self.max_error is not None:
+            return found.error <= MARGIN * self.max_error
+        assert self.target is not None
+        return found.macs_ratio < self.target
+
+    def enough(self, found: Measured) -> bool:
+        """Whether it saves what was asked for, so that accuracy need not suffer further."""
+        return self.max_error is not None and self.target is not None and found.macs_ratio >= self.target
+
+    def better(self, found: Measured, than: Measured) -> bool:
+        """A few frames may mislead the probes: whether they have brought something."""
+        if self.max_error is None:
+            return found.error < than.error
+        return self.good(found) and (found.macs_ratio > than.macs_ratio or not self.good(than))
+
+    # -- searching ----------------------------------------------------------------------------------------------------
+
+    def by_sensitivity(self, rounds: int) -> Calibration:
+        if self.gate is None:
+            self.gate = AUTO
+        self.tell("sensitivities")
+        shape = level(shape_of(self.points, self.sensitivities()))
+        best = self.largest(shape)
+        for _ in range(rounds):
+            moved = level(self.refine(scaled(shape, best.scale)))
+            found = self.largest(moved)
+            if self.better(found, best):
+                shape, best = moved, found
+        if self.settings.input_gate is None:
+            best = self.choose_gate(shape, best)
+        return self.finish(shape, best, "sensitivity")
+
+    def sensitivities(self) -> dict[str, float]:
+        """Of all graphs, each for its own results."""
+        step = max(1, len(self.frames) // LOOKED_AT)
+        given: dict[DeltaGraphModule, list[tuple]] = {graph: [] for graph in graphs_of(self.dm)}
+
+        def note(graph: Any, args: tuple) -> None:
+            given[graph].append(pytree.tree_map_only(Tensor, torch.clone, args))
+
+        hooks = [graph.register_forward_pre_hook(note) for graph in given]
+        try:
+            for frame in self.frames[::step]:
+                self.dm(*frame)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        found: dict[str, float] = {}
+        for graph, inputs in given.items():
+            found.update(sensitivities(graph, inputs))
+            self.tell("sensitivities")
+        return found
+
+    def largest(self, shape: Thresholds) -> Measured:
+        """The largest scale that the budget allows: first by doubling, from below, then between two."""
+        found = self.measure_at(shape, 1.0)
+        factor = 2.0 if self.good(found) else 0.5
+        low, high = found, found
+        while LEAST < high.scale < MOST / LEAST and self.good(high) == (factor > 1) and not self.enough(high):
+            low, high = high, self.measure_at(shape, high.scale * factor)
+        low, high = (low, high) if factor > 1 else (high, low)
+        if self.enough(high) and self.good(high):
+            return high
+        if not self.good(low) or self.good(high):
+            return low if not self.good(high) else high
+        while high.scale / low.scale > CLOSE * CLOSE:
+            middle = self.measure_at(shape, math.sqrt(low.scale * high.scale))
+            low, high = (middle, high) if self.good(middle) else (low, middle)
+        return low if self.max_error is not None else high
+
+    def measure_at(self, shape: Thresholds, scale: float) -> Measured:
+        found = self.measure(shape, scale)
+        self.tell(f"{found.macs_ratio:.1f}x fewer MACs, error {found.error:.3g}")
+        self.frontier.append(found)
+        return found
+
+    def refine(self, thresholds: Thresholds) -> Thresholds:
+        """Move each threshold to where the error that it adds, for what it saves, is what it is everywhere."""
+        macs, error = self.probe(thresholds)
+        pulls: dict[str, tuple[float, float]] = {}
+        for path in thresholds:
+            more, worse = self.probe({**thresholds, path: thresholds[path] * STEP})
+            self.tell(f"probing {path}")
+            saves = max(math.log(macs / more), 1e-4)
+            costs = max((worse - error) / error if error else 0.0, 1e-3)
+            pulls[path] = (math.log(saves / costs), saves + 2e-3)
+        middle = sum(pull * weight for pull, weight in pulls.values()) / sum(weight for _, weight in pulls.values())
+        return {
+            path: thresholds[path] * math.exp(max(-NEARER, min(NEARER, NEARER * (pull - middle))))
+            for path, (pull, _) in pulls.items()
+        }
+
+    def choose_gate(self, shape: Thresholds, best: Measured) -> Measured:
+        """Of gates that are looser or tighter, the one with which most is saved within the budget."""
+        assert self.gate is not None
+        kept, candidates = self.gate, []
+        for factor in GATES:
+            self.gate = replace(kept, threshold=factor * kept.threshold)
+            found = best if factor == 1 else self.measure_at(shape, best.scale)
+            candidates.append((self.gate, found))
+        if self.max_error is None:
+            reached = [each for each in candidates if not self.good(each[1])] or [(kept, best)]
+            self.gate, chosen = min(reached, key=lambda each: each[1].error)
+            return chosen
+        within = [each for each in candidates if each[1].error <= best.error or self.good(each[1])]
+        self.gate, chosen = max(within, key=lambda each: each[1].macs_ratio)
+        return chosen
+
+    def greedy(self) -> Calibration:
+        """DeltaCNN's: front to back, each threshold grows while the error stays within its share of the budget."""
+        if self.max_error is None:
+            raise ValueError("calibrate: the greedy method needs max_error.")
+        points = [path for path, node in self.points.items() if is_nonlinear(node)]
+        thresholds = dict.fromkeys(self.points, 0.0)
+        for number, path in enumerate(points, start=1):
+            allowed, value = MARGIN * self.max_error * number / len(points), GREEDY_START
+            while value <= MOST:
+                found = self.measure({**thresholds, path: value}, count=PROBED)
+                self.tell(f"{path}: {found.macs_ratio:.1f}x fewer MACs, error {found.error:.3g}")
+                if found.error > allowed:
+                    break
+                thresholds[path] = value
+                value *= GROWTH
+        return self.finish(thresholds, self.measure(thresholds), "greedy")
+
+    def finish(self, shape: Thresholds, best: Measured, method: str) -> Calibration:
+        """Verify on the frames held out; shrink all thresholds while they show too large an error."""
+        notes: list[str] = []
+        verified = self.measure(shape, best.scale, others=True)
+        scale = best.scale
+        while self.max_error is not None and verified.error > self.max_error and scale > best.scale / 4:
+            scale *= 0.85
+            self.tell(f"held-out frames: error {verified.error:.3g}; smaller thresholds")
+            verified = self.measure(shape, scale, others=True)
+        if scale != best.scale:
+            best = self.measure(shape, scale)
+        if self.max_error is not None and verified.error > self.max_error:
+            notes.append(f"No scale keeps the error on other frames within {self.max_error:g}.")
+        if self.target is not None and best.macs_ratio < self.target:
+            notes.append(f"{self.target:g} times fewer MACs are not reached within the error.")
+        return Calibration(
+            thresholds={path: float(f"{value:.4g}") for path, value in scaled(shape, scale).items()},
+            refresh_every=self.settings.refresh_every,
+            norm=self.settings.norm,
+            input_gate=self.gate,
+            refresh_within=self.settings.refresh_within,
+            fingerprint={path: fingerprint_of(node) for path, node in self.points.items()},
+            metric=self.metric.name,
+            method=method,
+            max_error=self.max_error,
+            target_speedup=self.target,
+            predicted=best,
+            verified=verified,
+            frontier=tuple(sorted(self.frontier, key=lambda each: each.macs_ratio)),
+            notes=tuple(notes),
+        )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Thresholds
+
+
+def is_nonlinear(node: DeltaNode) -> bool:
+    """Whether it ends with an activation, as DeltaCNN's truncation points do."""
+    return len(node.stages) > 1 and not node.stages[-1].op.is_linear([True] * len(node.stages[-1].operands))
+
+
+def shape_of(points: Mapping[str, DeltaNode], sensitivity: Mapping[str, float]) -> Thresholds:
+    """Thresholds inverse to the square root of the sensitivities, around 0.3; unknown ones are taken for average."""
+    known = [value for value in sensitivity.values() if value > 0]
+    if not known:
+        return dict.fromkeys(points, 0.3)
+    middle = median(known)
+    return {path: 0.3 * math.sqrt(middle / max(sensitivity.get(path, middle), 1e-12 * middle)) for path in points}
+
+
+def level(shape: Thresholds) -> Thresholds:
+    """None far above the others."""
+    highest = HIGHEST * median(shape.values())
+    return {path: min(value, highest) for path, value in shape.items()}
+
+
+def scaled(shape: Thresholds, scale: float) -> Thresholds:
+    return {path: min(value * scale, MOST) for path, value in shape.items()}
+
+
+@contextlib.contextmanager
+def reporting(progress: Callable[[str], None] | None) -> Iterator[Callable[[str], None]]:
+    """What is called after each step: the user's own function or, on a terminal, a bar with rich."""
+    if progress is not None or not sys.stderr.isatty():
+        yield progress or (lambda what: None)
+        return
+    try:
+        from rich.console import Console
+        from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    except ImportError:
+        yield lambda what: None
+        return
+    steps = TextColumn("calibrating, step {task.completed}: {task.description}")
+    columns = (SpinnerColumn(), steps, TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda what: bar.update(task, advance=1, description=what)
