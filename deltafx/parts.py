@@ -287,7 +287,8 @@ class DeltaParts(nn.Module):
         """The graph of a module for calls of this form; raises NoGraph."""
         # Only the first graph of a frame sees the camera's pixels.
         gate = None if self.ran else self.settings.input_gate
-        settings = replace(self.settings, preprocess=None, input_gate=gate)
+        dump = self.settings.dump and f"{self.settings.dump}/{part.path}"
+        settings = replace(self.settings, preprocess=None, input_gate=gate, dump=dump)
         with self.released(), torch.inference_mode(False):
             graph_module = capture_call(part.module, part.path, form)
             context = replace(self.context, settings=settings)  # the sets of names are the same

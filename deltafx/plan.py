@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from deltafx.errors import FrameError, NoDeltaForm
 from deltafx.gate import InputGate, infer_grey_level
 from deltafx.handover import Clock
 from deltafx.node import DeltaNode, DenseToDelta
+from deltafx.profile import timer_for
 from deltafx.settings import Options
 from deltafx.state import Form, Leaf, NodeState, quantizer_of
 from deltafx.truncation import Truncation, root_mean_square
@@ -46,6 +46,7 @@ class Plan:
         self.shared = [x.clone() for x in leaves if isinstance(x, Tensor) and not self.has_streams(x.shape)]
         device = next((x.device for x in leaves if isinstance(x, Tensor)), torch.device("cpu"))
         self.stale = torch.ones(streams, dtype=torch.bool, device=device)
+        self.timer = timer_for(device) if self.profiles else None
         self.rows = self.stale.clone()
         self.full = False  # the running frame is known on the host to refresh every stream
         self.full_next = True
@@ -109,10 +110,18 @@ class Plan:
         self.frame += 1
         self.counted_frames += 1
         self.full_frames += self.full
+        if self.timer is not None:
+            self.timer.end_frame()
 
     def reset(self) -> None:
         """Start over: the next frame is in full, and counts begin with it."""
         self.reset_streams()
+        self.forget_counts()
+
+    def forget_counts(self) -> None:
+        """The means of the report begin with the next frame."""
+        if self.timer is not None:
+            self.timer.settle()
         self.counted_frames = self.full_frames = 0
         for node in self.nodes.values():
             node.forget_counts()
@@ -137,15 +146,7 @@ class Plan:
 
     def run(self, state: NodeState, kernel: Callable, *args: Any) -> Any:
         """A kernel's result; with profiling, the time that it takes is noted."""
-        if not self.profiles:
-            return kernel(*args)
-        start = time.perf_counter()
-        result = kernel(*args)
-        if self.stale.is_cuda:
-            torch.cuda.synchronize(self.stale.device)
-        state.seconds = time.perf_counter() - start
-        state.seconds_sum += state.seconds
-        return result
+        return kernel(*args) if self.timer is None else self.timer.run(state, kernel, *args)
 
     def constant(self, node: DeltaNode, inputs: Any) -> Any:
         """The value of a node that does not depend on the frame."""

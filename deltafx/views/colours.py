@@ -1,0 +1,27 @@
+"""One scale of colours for update rates and other shares, in every picture."""
+
+from __future__ import annotations
+
+# Light to dark, so that it also reads in grey and by the colour-blind: ColorBrewer's YlOrRd (Apache-2.0), with green for
+# what does nothing.
+STOPS = (
+    (0.0, (200, 230, 201)),
+    (0.02, (255, 255, 178)),
+    (0.1, (254, 217, 118)),
+    (0.25, (254, 178, 76)),
+    (0.5, (253, 141, 60)),
+    (1.0, (227, 74, 51)),
+)
+UNKNOWN = "#e4e7ec"
+
+
+def colour_of(share: float | None) -> str:
+    """The colour `#rrggbb` of a share of 0 to 1; grey where it is not known."""
+    if share is None:
+        return UNKNOWN
+    share = min(max(share, 0.0), 1.0)
+    for (low, a), (high, b) in zip(STOPS, STOPS[1:], strict=False):
+        if share <= high:
+            t = (share - low) / (high - low)
+            return "#" + "".join(f"{round(x + t * (y - x)):02x}" for x, y in zip(a, b, strict=True))
+    raise AssertionError(share)
