@@ -28,7 +28,8 @@ def to_networkx(dm: Converted | Report) -> nx.DiGraph:
     the totals.
     """
     report = report_of(dm, "to_networkx")
-    graph = nx.DiGraph(**report.totals, backend=report.backend, mode=report.mode, payload=report.payload)
+    graph = nx.DiGraph()
+    graph.graph.update(report.totals, backend=report.backend, mode=report.mode, payload=report.payload)
     groups = groups_of([node.path for node in report.nodes])
     rows = {node.path: node for node in report.nodes}
     for node in report.nodes:
@@ -42,7 +43,7 @@ def to_networkx(dm: Converted | Report) -> nx.DiGraph:
     for node in report.nodes:
         if node.is_output and not any(graph.edges[node.path, reader]["handed_over"] for reader in graph[node.path]):
             name = EXIT + node.path
-            graph.add_node(name, path=name, kind="output", groups=(), label=name, operator="delta_to_dense")
+            graph.add_node(name, path=name, kind="output", groups=(), label="delta_to_dense", operator=f"result of {node.path}")
             graph.add_edge(node.path, name, elements=size_of(node), handed_over=False)
     return graph
 
@@ -53,7 +54,8 @@ def to_graphml(dm: Converted | Report, path: str | PathLike[str]) -> None:
     Lists become text with spaces between, and what is not known is left out, for which GraphML has no form.
     """
     graph = to_networkx(dm)
-    plain = nx.DiGraph(**plainly(graph.graph))
+    plain = nx.DiGraph()
+    plain.graph.update(plainly(graph.graph))
     for name, attributes in graph.nodes(data=True):
         plain.add_node(name, **plainly(attributes))
     for source, target, attributes in graph.edges(data=True):

@@ -46,5 +46,6 @@ def groups_of(paths: list[str]) -> dict[str, tuple[str, ...]]:
 
 def label_of(path: str, groups: tuple[str, ...]) -> str:
     """What is left of a node's path inside of its groups."""
-    inside = sum(len(group.split(".")) for group in groups)
-    return ".".join(parts_of(path)[inside:])
+    above = sum(len(parts_of(group)) for group in groups)
+    entry = ENTRY if path.startswith(ENTRY) else ""
+    return entry + "".join(re.findall(r"[^./]+[./]?|[./]", path.removeprefix(ENTRY))[above:])
