@@ -34,6 +34,13 @@ def reset(dm: Converted, streams: Sequence[int] | None = None) -> None:
         dm.runtime.reset(chosen)
 
 
+def forget_counts(dm: Converted) -> None:
+    """The report's means start again with the next frame, as after a reset; what is remembered of the frames stays."""
+    for graph in graphs_of(dm):
+        for plan in graph.runtime.plans:
+            plan.forget_counts()
+
+
 def graphs_of(dm: Converted) -> list[DeltaGraphModule]:
     """Its delta graphs. Those of a model in parts are made when frames come."""
     return dm.graphs if isinstance(dm, DeltaParts) else [dm]

@@ -5,7 +5,8 @@ from torch import nn
 
 from deltafx.detections import Detections
 from deltafx.networks import UNIT, Network
-from deltafx.playback import Playback, over_frame
+from deltafx.masks import over_frame
+from deltafx.playback import Playback
 from tests.clips import scene
 
 

@@ -17,11 +17,15 @@ UNKNOWN = "#e4e7ec"
 
 def colour_of(share: float | None) -> str:
     """The colour `#rrggbb` of a share of 0 to 1; grey where it is not known."""
-    if share is None:
-        return UNKNOWN
+    return UNKNOWN if share is None else "#{:02x}{:02x}{:02x}".format(*rgb_of(share))
+
+
+def rgb_of(share: float) -> tuple[int, int, int]:
+    """The colour of a share, each part 0 to 255; what is below 0 or above 1 is taken as those."""
     share = min(max(share, 0.0), 1.0)
-    for (low, a), (high, b) in zip(STOPS, STOPS[1:], strict=False):
-        if share <= high:
-            t = (share - low) / (high - low)
-            return "#" + "".join(f"{round(x + t * (y - x)):02x}" for x, y in zip(a, b, strict=True))
-    raise AssertionError(share)
+    (low, a), (high, b) = next(
+        pair for pair in zip(STOPS, STOPS[1:], strict=False) if share <= pair[1][0]
+    )
+    t = (share - low) / (high - low)
+    red, green, blue = (round(x + t * (y - x)) for x, y in zip(a, b, strict=True))
+    return red, green, blue

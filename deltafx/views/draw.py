@@ -47,16 +47,8 @@ def draw(
 
     Raises ImportError without pydot, FileNotFoundError without Graphviz's `dot`, ValueError for another file or measure.
     """
-    try:
-        import pydot
-    except ImportError as error:
-        raise ImportError(NEEDS_PYDOT) from error
     path = Path(path)
-    form = path.suffix.removeprefix(".").lower()
-    if form not in FORMATS:
-        raise ValueError(f"{path}: the file's suffix is expected to be one of {', '.join('.' + f for f in FORMATS)}")
-    if by not in BY:
-        raise ValueError(unknown_name("measure to colour by", by, BY))
+    pydot, form = check(path, by)
     report = report_of(dm, "draw")
     if by == "milliseconds" and report.totals["milliseconds"] is None:
         raise ValueError(
@@ -66,10 +58,24 @@ def draw(
     if form == "dot":
         path.write_text(graph.to_string(), encoding="utf-8")
         return path
-    if shutil.which("dot") is None:
-        raise FileNotFoundError(NEEDS_DOT)
     graph.write(str(path), format=form)
     return path
+
+
+def check(path: Path, by: str) -> tuple[Any, str]:
+    """The module pydot and the file's format; raises what `draw` does where something is missing."""
+    try:
+        import pydot
+    except ImportError as error:
+        raise ImportError(NEEDS_PYDOT) from error
+    form = path.suffix.removeprefix(".").lower()
+    if form not in FORMATS:
+        raise ValueError(f"{path}: the file's suffix is expected to be one of {', '.join('.' + f for f in FORMATS)}")
+    if by not in BY:
+        raise ValueError(unknown_name("measure to colour by", by, BY))
+    if form != "dot" and shutil.which("dot") is None:
+        raise FileNotFoundError(NEEDS_DOT)
+    return pydot, form
 
 
 def picture(pydot: Any, graph: nx.DiGraph, by: str) -> Any:

@@ -54,3 +54,23 @@ def kernel_style(node: NodeReport) -> str:
     if node.reason is not None:
         return "bold red"
     return "yellow" if node.note is not None else ""
+
+
+def rich_subtrees(report: Report, depth: int | None = None) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in text.SUBTREE_HEAD:
+        shown.add_column(column, justify="left" if column == text.SUBTREE_HEAD[0] else "right", no_wrap=True)
+    for cells in text.subtree_cells(report, depth):
+        shown.add_row(*cells)
+    return shown
+
+
+def rich_hints(report: Report) -> Any:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    lines = Text("\n").join(Text(f"• {hint.text}") for hint in report.hints())
+    return Panel(lines, title="what to do next", title_align="left", border_style="yellow")
