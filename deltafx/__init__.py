@@ -22,7 +22,6 @@ from deltafx.views.explore import explore
 from deltafx.views.graph import to_graphml, to_networkx
 from deltafx.views.heatmap import heatmap
 
-
 __version__ = "0.1.0"
 
 

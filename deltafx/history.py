@@ -44,7 +44,7 @@ class Pass:
 
 @dataclass(frozen=True)
 class Pair:
-    """A node of the dense graph and what became of it: the node that computes it now, or None and the pass it went in."""
+    """A node of the dense graph, and the one that computes it now; without one, the pass that it went in."""
 
     path: str
     operator: str

@@ -28,7 +28,11 @@ from deltafx.views.graph import to_networkx
 from deltafx.views.heatmap import lit
 from deltafx.views.page import render
 
-MAPS, MAP_WIDTH, COARSEST = 7, 320, 4  # pictures in the strip; their width; nodes with fewer rows or columns are left out
+MAPS, MAP_WIDTH, COARSEST = (
+    7,
+    320,
+    4,
+)  # pictures in the strip; their width; nodes with fewer rows or columns are left out
 
 
 def html(
@@ -42,7 +46,7 @@ def html(
     frames: int | None = None,
     size: tuple[int, int] | None = None,
 ) -> Bench | None:
-    """Write a page about `dm` that needs no network: figures, hints, zoomable graph, table of the nodes, what passes did.
+    """Write a page about `dm` that needs no network: figures, hints, graph, table of the nodes, and what passes did.
 
     With `dense`, the model it was converted from, and `clip`, both run over the clip first, and the page has charts of
     time, work and error frame by frame, and pictures of where it computes; what was measured is returned. Without them

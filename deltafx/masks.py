@@ -89,14 +89,12 @@ def over_frame(mask: np.ndarray, frame: np.ndarray) -> np.ndarray:
 
 def node_over_frame(values: np.ndarray, grid: tuple[int, ...], frame: np.ndarray) -> np.ndarray:
     """A node's mask, or anything on its grid, in the frame's size; `grid` is that of the input."""
-    rows, columns = (
-        (np.arange(side) * own / side).astype(int) for side, own in zip(grid, values.shape, strict=True)
-    )
+    rows, columns = ((np.arange(side) * own / side).astype(int) for side, own in zip(grid, values.shape, strict=True))
     return over_frame(values[np.ix_(rows, columns)], frame)
 
 
 def first_frame_of(dm: Converted, stream: int = 0) -> np.ndarray:
-    """The last frame as the input remembers it, uint8 RGB `[H, W, 3]`; stretched to 0..255 if it was given normalised."""
+    """The last frame as the input remembers it, uint8 RGB `[H, W, 3]`; one given normalised is stretched to 0..255."""
     for _, plan in calls_of(dm):
         for state in plan.inputs:
             leaf = state.leaves[0]

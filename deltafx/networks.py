@@ -52,8 +52,9 @@ def load_network(name: str, statistics: Preprocess | None = None) -> Network:
     """The network of this name, in evaluation mode, with its published weights where they can be had.
 
     `name` is one of `deltafx.models_zoo.NAMES`, a name of torchvision, `timm:name`, a path that ends with `.onnx`, or
-    `module.py:function`, a function without arguments that returns a model, or a Network. `statistics` replaces the network's own mean and deviation. Raises ValueError for an unknown name, ImportError where
-    a package is missing, AssetError where the zoo's weights cannot be fetched.
+    `module.py:function`, a function without arguments that returns a model, or a Network. `statistics` replaces the
+    network's own mean and deviation. Raises ValueError for an unknown name, ImportError where a package is missing,
+    AssetError where the zoo's weights cannot be fetched.
     """
     if name in models_zoo.NAMES:
         entry = models_zoo.load(name)

@@ -1,7 +1,7 @@
 """The time of every node, with `options={"profile": True}`: the one source of all times per node that are shown.
 
-Each node adds to `NodeState.seconds` (of the last frame) and `seconds_sum` (since the last reset), which `report` reads;
-tables, pictures, pages and benchmarks read the report.
+Each node adds to `NodeState.seconds` (of the last frame) and `seconds_sum` (since the last reset), which `report`
+reads; tables, pictures, pages and benchmarks read the report.
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ def record(
     the time of a frame. Boxes are drawn where `postprocess` gives `Detections`.
 
     Args:
-        dm: converted with `preprocess`, so that it takes uint8 frames; a detector of torchvision wrapped to take a batch.
+        dm: converted with `preprocess`, so that it takes uint8 frames.
         clip: a video file, a camera's number or a stream's URL; or uint8 RGB frames `[H, W, 3]` of one size.
         postprocess: what the outputs say of each stream, as that of `deltafx.models_zoo` does.
         frames: how many; all by default.

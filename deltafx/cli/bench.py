@@ -14,8 +14,9 @@ from deltafx.cli import common
 from deltafx.cli.looking import pictures
 from deltafx.networks import load_network
 
-HELP = f"""How fast a network is here, dense and converted in every mode, on a clip or a made-up scene, frame by frame in
-turn: medians, between which values half of the frames lie, multiply-accumulates and errors.
+HELP = f"""How fast a network is here, dense and converted in every mode, frame by frame in turn.
+
+Medians, between which values half of the frames lie, multiply-accumulates and errors, on a clip or a made-up scene.
 
 [bold]Examples[/bold]
 

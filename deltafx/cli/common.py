@@ -52,9 +52,7 @@ def models_like(start: str) -> list[str]:
 
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=models_like)]
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help=MODEL_HELP, autocompletion=models_like)
-]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, autocompletion=models_like)]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="what counts as changed")]
 FramesOption = Annotated[int | None, typer.Option("--frames", "-n", min=2, help="how many frames; all by default")]
 ClipOption = Annotated[

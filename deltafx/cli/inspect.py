@@ -11,7 +11,7 @@ from rich.console import Console
 from deltafx.cli import common
 from deltafx.cli.looking import look
 
-HELP = f"""What becomes of a network: every node, what it computed in the last frame and how long it took, and what to do.
+HELP = f"""What becomes of a network: every node, what it computed in a frame and how long that took, and what to do.
 
 It is shown a few frames of a clip, or of a made-up scene.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-# Light to dark, so that it also reads in grey and by the colour-blind: ColorBrewer's YlOrRd (Apache-2.0), with green for
-# what does nothing.
+from itertools import pairwise
+
+# ColorBrewer's YlOrRd (Apache-2.0), from light to dark, so that it also reads in grey; green is what does nothing.
 STOPS = (
     (0.0, (200, 230, 201)),
     (0.02, (255, 255, 178)),
@@ -23,9 +24,7 @@ def colour_of(share: float | None) -> str:
 def rgb_of(share: float) -> tuple[int, int, int]:
     """The colour of a share, each part 0 to 255; what is below 0 or above 1 is taken as those."""
     share = min(max(share, 0.0), 1.0)
-    (low, a), (high, b) = next(
-        pair for pair in zip(STOPS, STOPS[1:], strict=False) if share <= pair[1][0]
-    )
+    (low, a), (high, b) = next(pair for pair in pairwise(STOPS) if share <= pair[1][0])
     t = (share - low) / (high - low)
     red, green, blue = (round(x + t * (y - x)) for x, y in zip(a, b, strict=True))
     return red, green, blue

@@ -40,12 +40,13 @@ def draw(
 ) -> Path:
     """Draw the rewritten graph of `dm`, or of its report, into a .svg, .png, .pdf or .dot file; returns its path.
 
-    Nodes are nested by module, and coloured by what the last frame did: `by` is "update_rate" (share of pixels updated),
-    "macs" or "milliseconds" (share of the whole frame's). Dense islands have a red double frame, modules outside of the
-    delta graphs a broken one. `depth` is how many levels of modules are open, those below are one box each; without it
-    as many as give a picture that can be read.
+    Nodes are nested by module, and coloured by what the last frame did: `by` is "update_rate" (share of pixels
+    updated), "macs" or "milliseconds" (share of the largest node's). Dense islands have a red double frame, modules
+    outside of the delta graphs a broken one. `depth` is how many levels of modules are open, those below are one box
+    each; without it as many as give a picture that can be read.
 
-    Raises ImportError without pydot, FileNotFoundError without Graphviz's `dot`, ValueError for another file or measure.
+    Raises ImportError without pydot, FileNotFoundError without Graphviz's `dot`, and ValueError for another kind of
+    file, another measure, or times where there are none.
     """
     path = Path(path)
     pydot, form = check(path, by)
@@ -150,7 +151,10 @@ def label(data: dict[str, Any]) -> str:
 def legend(graph: nx.DiGraph, by: str) -> str:
     """A bar of colours, and what else there is to know."""
     of = "pixels updated in the last frame" if by == "update_rate" else f"{BY[by]}, of the largest node's"
-    cells = "".join(f'<td bgcolor="{colour_of(share)}" width="46"><font point-size="11">{share:.0%}</font></td>' for share, _ in STOPS)
+    cells = "".join(
+        f'<td bgcolor="{colour_of(share)}" width="46"><font point-size="11">{share:.0%}</font></td>'
+        for share, _ in STOPS
+    )
     kinds = {data["kind"] for _, data in graph.nodes(data=True)}
     notes = ["line width: numbers that travel"]
     if "island" in kinds:
@@ -166,7 +170,9 @@ def legend(graph: nx.DiGraph, by: str) -> str:
         f'<table border="0" cellborder="0" cellspacing="0" cellpadding="5"><tr>{cells}'
         f'<td bgcolor="{UNKNOWN}" width="70"><font point-size="11">not known</font></td></tr></table>'
     )
-    rows = "".join(f"<tr><td>{row}</td></tr>" for row in (f"{small}{of}</font>", bar, f"{small}{'; '.join(notes)}</font>"))
+    rows = "".join(
+        f"<tr><td>{row}</td></tr>" for row in (f"{small}{of}</font>", bar, f"{small}{'; '.join(notes)}</font>")
+    )
     return f'<<table border="0" cellborder="0" cellspacing="0" cellpadding="3">{rows}</table>>'
 
 

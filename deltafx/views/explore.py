@@ -28,6 +28,10 @@ METRICS: dict[str, tuple[str, Callable[[NodeReport], float | None]]] = {
     "macs": ("computed, million MACs", lambda node: scaled(node.macs, 1e-6)),
     "state": ("state, KiB", lambda node: scaled(node.state_bytes, 1 / 1024)),
 }
+SHOWN = (
+    "path", "kind", "operator", "kernel", "reason", "note", "threshold", "update_rate", "update_rate_mean", "macs",
+    "macs_mean", "macs_dense", "state_bytes", "milliseconds", "milliseconds_mean", "fused_from",
+)  # fmt: skip
 DENSE = "#c62828"
 
 
@@ -106,9 +110,7 @@ def graph_of(report: Report, builder: Any) -> Any:
 
 def attributes(data: dict[str, Any]) -> dict[str, str]:
     """What the side panel shows of a node."""
-    shown = ("path", "kind", "operator", "kernel", "reason", "note", "threshold", "update_rate", "update_rate_mean")
-    shown += ("macs", "macs_mean", "macs_dense", "state_bytes", "milliseconds", "milliseconds_mean", "fused_from")
-    known = {key: data[key] for key in shown if data.get(key) is not None}
+    known = {key: data[key] for key in SHOWN if data.get(key) is not None}
     return {key: ", ".join(value) if isinstance(value, tuple) else str(value) for key, value in known.items()}
 
 

@@ -14,13 +14,13 @@ RATES = ("update_rate", "update_rate_mean")
 def fold(graph: nx.DiGraph, depth: int | None, most: int) -> nx.DiGraph:
     """Modules that are more than `depth` levels down, as one node each, of the kind "module".
 
-    Without `depth`, as many levels stay open as give `most` nodes, and one where that is not to be had. Of a module's
+    Without `depth`, as many levels stay open as give `most` nodes, and none where that is not to be had. Of a module's
     node, work and state are the sums over its nodes, and update rates the means; `folded` says how many it holds.
     """
     if depth is None:
         levels = max((len(data["groups"]) for _, data in graph.nodes(data=True)), default=0)
-        counts = {level: len(set(places(graph, level).values())) for level in range(levels, 0, -1)}
-        depth = next((level for level, count in counts.items() if count <= most), 1)
+        counts = {level: len(set(places(graph, level).values())) for level in range(levels, -1, -1)}
+        depth = next((level for level, count in counts.items() if count <= most), 0)
     place = places(graph, depth)
     members: dict[str, list[dict[str, Any]]] = {}
     for name, data in graph.nodes(data=True):

@@ -21,11 +21,11 @@ EXIT = "delta_to_dense."
 def to_networkx(dm: Converted | Report) -> nx.DiGraph:
     """The rewritten graph: a node for each row of the report, and one for each output.
 
-    Attributes of a node are those of its row in the report (`deltafx.report.NodeReport`), its `kind` ("input", "delta",
-    "island", "constant", "eager" or "output"), the modules that it stands in (`groups`, outermost first) and what of its
-    name is left inside of them (`label`). An edge's `elements` is how many numbers travel along it, None before the
-    first frame, and `handed_over` says whether it goes from one delta graph to another. The graph's own attributes are
-    the totals.
+    Attributes of a node are those of its row in the report (`deltafx.report.NodeReport`), its `kind` ("input",
+    "delta", "island", "constant", "eager" or "output"), the modules that it stands in (`groups`, outermost first) and
+    what of its name is left inside of them (`label`). An edge's `elements` is how many numbers travel along it, None
+    before the first frame, and `handed_over` says whether it goes from one delta graph to another. The graph's own
+    attributes are the totals.
     """
     report = report_of(dm, "to_networkx")
     graph = nx.DiGraph()
@@ -34,16 +34,16 @@ def to_networkx(dm: Converted | Report) -> nx.DiGraph:
     rows = {node.path: node for node in report.nodes}
     for node in report.nodes:
         above = groups[node.path]
-        graph.add_node(
-            node.path, **asdict(node), kind=kind_of(node), groups=above, label=label_of(node.path, above)
-        )
+        graph.add_node(node.path, **asdict(node), kind=kind_of(node), groups=above, label=label_of(node.path, above))
     for node in report.nodes:
         for path in node.inputs:
             graph.add_edge(path, node.path, elements=size_of(rows[path]), handed_over=node.path.startswith(ENTRY))
     for node in report.nodes:
         if node.is_output and not any(graph.edges[node.path, reader]["handed_over"] for reader in graph[node.path]):
             name = EXIT + node.path
-            graph.add_node(name, path=name, kind="output", groups=(), label="delta_to_dense", operator=f"result of {node.path}")
+            graph.add_node(
+                name, path=name, kind="output", groups=(), label="delta_to_dense", operator=f"result of {node.path}"
+            )
             graph.add_edge(node.path, name, elements=size_of(node), handed_over=False)
     return graph
 

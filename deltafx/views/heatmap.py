@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 DIM, TINT = 0.45, 0.55
 
 
-def heatmap(
-    dm: Converted, node: str | None = None, frame: np.ndarray | None = None, *, stream: int = 0
-) -> np.ndarray:
+def heatmap(dm: Converted, node: str | None = None, frame: np.ndarray | None = None, *, stream: int = 0) -> np.ndarray:
     """The last frame with what a node updated in it lit up: uint8 RGB `[H, W, 3]`.
 
     Args:

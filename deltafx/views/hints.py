@@ -62,7 +62,9 @@ def noise(report: Report) -> list[Hint]:
     rate = rates[0] if rates else 0.0
     if report.frames < 3 or rate < NOISY:
         return []
-    what = "Try mode='balanced', or calibrate thresholds" if report.mode == "exact" else "Raise the input gate's threshold"
+    what = (
+        "Try mode='balanced', or calibrate thresholds" if report.mode == "exact" else "Raise the input gate's threshold"
+    )
     text = (
         f"{rate:.0%} of the input's pixels are updated in a frame, by noise or because the camera moves. {what}; a "
         f"moving camera saves nothing."
@@ -77,8 +79,9 @@ def islands(report: Report, shares: dict[str, float], unit: str) -> list[Hint]:
             node.path,
             "island",
             shares[node.path],
-            f"{node.path} ({node.operator}) runs densely and takes {shares[node.path]:.0%} of the {unit}: {node.reason}. "
-            f"Write it with operators that `deltafx doctor --operators` lists, or add one (docs: adding an operator).",
+            f"{node.path} ({node.operator}) runs densely and takes {shares[node.path]:.0%} of the {unit}: "
+            f"{node.reason}. Write it with operators that `deltafx doctor --operators` lists, or add one (docs: adding "
+            f"an operator).",
         )
         for node in costly(nodes, shares)
     ]

@@ -18,7 +18,7 @@ function make(tag, text, attributes = {}) {
 const known = (value) => value !== null && value !== undefined;
 const number = (value, digits = 1) => (known(value) ? value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }) : "–");
 const share = (value) => (known(value) ? `${number(100 * value)} %` : "–");
-const million = (value) => (known(value) ? number(value / 1e6) : "–");
+const million = (value) => (known(value) ? number(value / 1e6, value >= 1e9 ? 0 : 1) : "–");
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function colour(value) {
@@ -92,7 +92,7 @@ function chart(title, x, series, format, log = false) {
     width: box.clientWidth - 16,
     height: 210,
     scales: { x: { time: false }, y: log ? { distr: 3 } : { range: (u, low, high) => [0, (high || 1) * 1.08] } },
-    axes: [{ ...axis() }, { ...axis(), size: 62, values: (u, ticks) => ticks.map((tick) => (known(tick) ? format(tick) : "")) }],
+    axes: [{ ...axis(), incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000] }, { ...axis(), size: 62, values: (u, ticks) => ticks.map((tick) => (known(tick) ? format(tick) : "")) }],
     series: [
       { label: "frame" },
       ...series.map((each) => ({ label: each.label, stroke: css(each.colour), width: 1.7, points: { show: x.length < 40, size: 4 }, value: (u, value) => (known(value) ? format(value) : "–") })),
@@ -119,7 +119,7 @@ function charts() {
   ], milliseconds);
   chart("Share of the dense network's multiply-accumulates", x, [{ label: "computed", values: ours.macs.map((m) => m / run.dense.macs), colour: "--delta-series" }], (v) => `${+(100 * v).toFixed(1)} %`);
   chart("Share of the input's pixels updated", x, [{ label: "updated", values: ours.update_rate, colour: "--delta-series" }], (v) => `${+(100 * v).toFixed(1)} %`);
-  chart("Relative error against dense", x, [{ label: "error", values: ours.relative_error, colour: "--delta-series" }], (v) => (v ? v.toExponential(0) : "0"));
+  chart("Relative error against dense", x, [{ label: "error", values: ours.relative_error, colour: "--delta-series" }], (v) => (v ? v.toExponential(1) : "0"));
   drawCharts();
 }
 
@@ -129,7 +129,7 @@ function strip() {
   if (!data.maps.length) return at("where").remove();
   data.maps.forEach((map) => {
     const figure = make("figure");
-    const image = make("img", null, { src: map.picture, alt: `Where ${map.node} was updated`, loading: "lazy" });
+    const image = make("img", null, { src: map.picture, alt: `Where ${map.node} was updated` });
     const caption = make("figcaption");
     const link = make("button", map.node, { type: "button", class: "link" });
     link.onclick = () => details(map.node);
@@ -233,6 +233,7 @@ const look = () => [
   { selector: ".dense", style: { "border-color": css("--dense"), "border-width": 3 } },
   { selector: ".eager", style: { "border-style": "dashed" } },
   { selector: "edge", style: { width: "data(width)", "line-color": css("--faint"), "target-arrow-color": css("--faint"), "target-arrow-shape": "triangle", "curve-style": "bezier", "arrow-scale": 0.9, opacity: 0.75 } },
+  { selector: ".around", style: { "curve-style": "unbundled-bezier", "control-point-distances": "data(around)", "control-point-weights": 0.5 } },
   { selector: ".handed", style: { "line-style": "dashed" } },
   { selector: ":selected", style: { "border-color": css("--accent"), "border-width": 4 } },
 ];
@@ -242,8 +243,25 @@ function layout(keep) {
   cy.style(look());
   cy.add(elements());
   cy.layout({ name: "dagre", rankDir: "TB", nodeSep: 26, rankSep: 34, edgeSep: 8, animate: false, fit: false }).run();
+  // A line that skips nodes goes around them.
+  cy.edges().forEach((edge) => {
+    const [a, b] = [edge.source().position(), edge.target().position()];
+    const between = Math.abs(a.x - b.x) < 70 && b.y - a.y > 150;
+    if (between) edge.data("around", Math.min(150, 60 + 0.12 * (b.y - a.y))).addClass("around");
+  });
   if (held) cy.viewport(held);
   else fromTop();
+}
+function showInGraph(path) {
+  const node = graph.nodes.find((each) => each.path === path);
+  const closed = node.groups.map((_, i) => groupKey(node.groups, i + 1)).filter((key) => !opened.has(key));
+  closed.forEach((key) => opened.add(key));
+  if (closed.length) layout(true);
+  cy.elements().unselect();
+  const found = cy.getElementById(path).select();
+  cy.zoom(Math.max(cy.zoom(), 0.8));
+  cy.center(found);
+  at("graph").scrollIntoView();
 }
 function fromTop() {
   const box = cy.elements().boundingBox();
@@ -297,20 +315,23 @@ function nodesTable() {
     return shown;
   };
   const timed = report.nodes.some((node) => known(node.milliseconds_mean));
+  const narrow = window.innerWidth <= 640;
+  const names = [
+    text("node", "path", 190, { widthGrow: 3, frozen: !narrow }),
+    text("operator", "operator", 140, { widthGrow: 2 }),
+    text("kernel", "kernel", 110, { formatter: (cell) => (cell.getData().reason ? make("span", cell.getValue(), { class: "densely" }) : cell.getValue()) }),
+  ];
+  const figures = [
+    { ...figure("updated", "update_rate_mean", 104), formatter: rate, headerTooltip: "share of the pixels, mean" },
+    figure("MMACs", "macs_mean", 98, million, { headerTooltip: "computed in a frame, mean" }),
+    figure("of dense", "macs_dense", 104, million, { headerTooltip: "million multiply-accumulates of a dense frame" }),
+    ...(timed ? [figure("ms", "milliseconds_mean", 78, (value) => number(value, 2), { headerTooltip: "mean" })] : []),
+    figure("state KiB", "state_bytes", 112, (value) => number(known(value) ? value / 1024 : null, 0)),
+    figure("threshold", "threshold", 116, (value) => (known(value) ? value.toPrecision(3) : "–"), { headerTooltip: "in units of the tensor" }),
+  ];
   table = new Tabulator("#table", {
     data: report.nodes, index: "path", layout: "fitColumns", maxHeight: 560, selectableRows: 1, placeholder: "No node matches.",
-    columns: [
-      text("node", "path", 190, { widthGrow: 3, frozen: window.innerWidth > 640 }),
-      text("operator", "operator", 140, { widthGrow: 2 }),
-      text("kernel", "kernel", 100, { formatter: (cell) => (cell.getData().reason ? make("span", cell.getValue(), { class: "densely" }) : cell.getValue()) }),
-      { ...figure("updated", "update_rate", 100), formatter: rate },
-      { ...figure("mean", "update_rate_mean", 92), formatter: rate },
-      figure("MMACs, mean", "macs_mean", 125, million),
-      figure("dense", "macs_dense", 92, million),
-      figure("state KiB", "state_bytes", 105, (value) => number(known(value) ? value / 1024 : null, 0)),
-      ...(timed ? [figure("ms, mean", "milliseconds_mean", 105, (value) => number(value, 2))] : []),
-      figure("threshold", "threshold", 108, (value) => (known(value) ? value.toPrecision(3) : "–")),
-    ],
+    columns: narrow ? [...names.slice(0, 1), ...figures, ...names.slice(1)] : [...names, ...figures],
   });
   const count = () => { at("count").textContent = `${table.getDataCount("active")} of ${report.nodes.length} nodes`; };
   table.on("tableBuilt", count);
@@ -348,6 +369,7 @@ function details(path) {
     fact.append(value);
     at("facts").append(make("dt", what), fact);
   });
+  at("find").onclick = () => showInGraph(path);
   at("details").hidden = false;
   at("details").scrollTop = 0;
   table.deselectRow();
