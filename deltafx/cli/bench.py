@@ -69,7 +69,7 @@ def table(result: dict[str, Any]) -> Table:
     )  # fmt: skip
     shown.add_column("", no_wrap=True)
     timed = any(mode["report"]["milliseconds_mean"] is not None for mode in result["modes"])
-    for column in ("ms/frame", "half lie in", "speed-up", "updated", "MMACs", "error", *(["ms in nodes"] * timed)):
+    for column in ("ms/frame", "half lie in", "speed-up", "updated", "MMACs", "error", *(["in nodes"] * timed)):
         shown.add_column(column, justify="right", no_wrap=True)
     dense = result["dense"]
     shown.add_row("dense", f"{dense['ms_median']:.1f}", spread(dense), "", "", f"{dense['macs'] / 1e6:.0f}", "")
