@@ -149,7 +149,8 @@ def statistics_of(mean: Sequence[float], std: Sequence[float]) -> Preprocess:
 def pretrained(build: Callable[[bool], nn.Module]) -> tuple[nn.Module, str | None]:
     """The network with its weights; where those cannot be fetched, with random ones that keep activations near 1."""
     try:
-        return build(True).eval(), None
+        with contextlib.redirect_stdout(sys.stderr):  # torch.hub says what it downloads; that is no result
+            return build(True).eval(), None
     except (OSError, RuntimeError, ValueError) as error:  # no network, no hub, no weights of that name
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     with torch.random.fork_rng():

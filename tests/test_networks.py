@@ -31,6 +31,15 @@ def test_torchvision_without_weights_says_so(offline):
     torch.testing.assert_close(dict(network.model.state_dict()), dict(other), rtol=0, atol=0)
 
 
+def test_what_a_download_says_is_no_result(capsys):
+    def build(weights):
+        print("Downloading:")
+        return torch.nn.Conv2d(3, 1, 1)
+
+    networks.pretrained(build)
+    assert capsys.readouterr() == ("", "Downloading:\n")
+
+
 def test_without_weights_for_the_backbone_either(offline):
     assert load_network("lraspp_mobilenet_v3_large").note.startswith("random weights")
 
