@@ -36,6 +36,7 @@ class Network:
     preprocess: Preprocess
     postprocess: Callable[[Any], list[Any]] | None = None
     stride: int = 1  # frame sides are multiples of it
+    size: tuple[int, int] | None = None  # height and width of the frames it was exported for, if it says so
     note: str | None = None
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
@@ -60,9 +61,9 @@ def load_network(name: str, statistics: Preprocess | None = None) -> Network:
         entry = models_zoo.load(name)
         network = Network(name, entry.model, entry.preprocess, entry.postprocess, entry.stride)
     elif name.endswith(".onnx"):
-        from deltafx.models_zoo.onnx_file import read_onnx
+        from deltafx.models_zoo.onnx_file import fixed_size, read_onnx
 
-        network = Network(name, read_onnx(name), UNIT, stride=32, note=UNIT_NOTE)
+        network = Network(name, read_onnx(name), UNIT, stride=32, size=fixed_size(name), note=UNIT_NOTE)
     elif ".py:" in name:
         network = of_file(name)
     elif name.startswith("timm:"):

@@ -123,7 +123,7 @@ def examples(text: str) -> list[str]:
 
 def option(parameter: click.Parameter) -> str:
     argument = parameter.param_type_name == "argument"
-    names = (parameter.make_metavar(click.Context(click.Command("deltafx"))),) if argument else parameter.opts
+    names = (parameter.metavar or str(parameter.name).upper(),) if argument else parameter.opts
     given = parameter.default() if callable(parameter.default) else parameter.default
     default = getattr(given, "value", given)
     shown = f" Default: `{default}`." if default not in (None, False, ()) and parameter.required is False else ""

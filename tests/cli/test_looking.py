@@ -49,9 +49,22 @@ def test_inspect_json_csv_and_graphml(run, model, clip, tmp_path):
 
 
 def test_without_a_clip_there_is_a_made_up_scene(run, model):
+    done = run("inspect", model, "--frames", 2, "--json")
+    assert done.json["size"] == [32, 32]  # that of the ONNX file
     done = run("inspect", model, "--size", "64x32", "--frames", 3, "--json")
     assert (done.json["clip"], done.json["size"]) == ("a made-up scene", [32, 64])
     assert 0 < done.json["nodes"][0]["update_rate_mean"] < 1
+
+
+def test_a_size_that_the_network_does_not_take(run, tmp_path):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\ndef build(): return nn.Sequential(nn.Conv2d(3, 1, 1), nn.Flatten(), nn.Linear(64, 2))\n"
+    )
+    for command in ("inspect", "bench"):
+        target = [f"{tmp_path / 'net.py'}:build"]
+        done = run(command, *(target if command == "inspect" else ["--model", *target]), "--size", "16x16")
+        assert (done.code, done.out) == (1, "")
+        assert "cannot run on frames of 16x16. Give another --size. PyTorch says: " in done.err
 
 
 def test_a_function_in_a_file_is_a_network(run, tmp_path):
