@@ -45,10 +45,32 @@ def benchmark(path: Path) -> str:
     lines = [f"# {title_of(path)}", "", f"From `benchmarks/results/{path.name}`.", ""]
     lines += [f"* {name}: {f'`{value}`' if name == 'command' else value}" for name, value in facts.items()]
     for name, value in content.items():
-        rows = [flat(row) for row in rows_of(value)]
+        rows = rows_of(value)
         if rows:
-            lines += ["", f"## {name}", "", *table(rows)]
+            lines += ["", f"## {name}", ""]
+        if any(by_name(part) for row in rows for part in row.values()):
+            for row in rows:
+                lines += nested(row)
+        elif rows:
+            lines += table([flat(row) for row in rows])
     return "\n".join([*lines, ""])
+
+
+def by_name(value: Any) -> bool:
+    """Whether it has rows by their names, of the same columns each."""
+    if not isinstance(value, dict) or len(value) < 2 or not all(isinstance(row, dict) for row in value.values()):
+        return False
+    return "median" not in value
+
+
+def nested(row: dict[str, Any]) -> list[str]:
+    """A row in which there are tables, with those after what it is of."""
+    facts = {name: value for name, value in row.items() if not by_name(value)}
+    lines = ["### " + ", ".join(f"{name} {value}" for name, value in flat(facts).items()), ""]
+    for name, value in row.items():
+        if by_name(value):
+            lines += [*table([{name: key, **flat(part)} for key, part in value.items()]), ""]
+    return lines
 
 
 def rows_of(value: Any) -> list[dict[str, Any]]:

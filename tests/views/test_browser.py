@@ -8,8 +8,6 @@ from deltafx.scene import scene
 from tests.views.browser import chromium, tab
 from tests.views.shown import in_parts, model
 
-pytestmark = pytest.mark.xdist_group("browser")  # one is started
-
 
 @pytest.fixture(scope="module")
 def browser():
