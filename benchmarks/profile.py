@@ -1,23 +1,33 @@
-"""What it costs to know the time of every node: the same network with profiling off, on, and without the question.
+"""What it costs to know the time of every node: one network with profiling off, on, and without the question.
+
+Processor time of one thread, so that other processes do not count.
 
 Run as `python -m benchmarks.profile`; see README.md.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
+import statistics
+import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from types import MethodType
 from typing import Annotated, Any
 
 import torch
 import typer
+from torch import Tensor
 
 import deltafx
 from benchmarks.cpu import network, noisy
-from benchmarks.measure import interleaved, surroundings
+from benchmarks.measure import Times, surroundings
 from deltafx.plan import Plan
+from deltafx.profile import HostTimer
 from deltafx.testing import blobs, force_masks
 
 COSTS = ("off costs %", "on costs %")
@@ -28,48 +38,63 @@ def bare(self: Plan, state: Any, kernel: Callable, *args: Any) -> Any:
     return kernel(*args)
 
 
-def measure(name: str, height: int, width: int, seconds: float) -> Iterator[dict[str, Any]]:
-    model = network(name, height, width, torch.float32)
-    frames = noisy(height, width, torch.float32)
-    converted = [deltafx.convert(model, options={"profile": side == "on"}) for side in SIDES]
-    mask = blobs(height, width, 0.05, size=48)
-
-    for dm in converted:
-        dm(frames[0])
-    for plan in converted[0].runtime.plans:
+@contextlib.contextmanager
+def side(plan: Plan, name: str) -> Iterator[None]:
+    """Within it, frames of this plan are of the side with this name: the same buffers, the same code else."""
+    if name == "on":
+        plan.timer = HostTimer()
+    elif name == "without the question":
         plan.run = MethodType(bare, plan)  # type: ignore[method-assign]
+    yield
+    plan.timer = None
+    vars(plan).pop("run", None)
 
+
+def measure(name: str, height: int, width: int, seconds: float) -> Iterator[dict[str, Any]]:
+    frames = noisy(height, width, torch.float32)
+    dm = deltafx.convert(network(name, height, width, torch.float32))
+    dm(frames[0])
+    (plan,) = dm.runtime.plans
     for case, shown in (("nothing changed", frames[:1]), ("5 % in blobs", frames)):
-        masks = [force_masks(dm, mask) for dm in converted] if case != "nothing changed" else []
-        for each in masks:
-            each.__enter__()
-        for dm in converted:
-            dm(shown[0])
-        times = interleaved(
-            [lambda i, dm=dm, shown=shown: dm(shown[i % len(shown)]) for dm in converted], seconds, least=40
-        )
-        for each in masks:
-            each.__exit__(None, None, None)
-        base, off, on = (each.median for each in times)
+        held = force_masks(dm, blobs(height, width, 0.05, size=48)) if case != "nothing changed" else nullcontext()
+        with held:
+            for _ in range(4):
+                dm(shown[0])
+            spent = in_turn(dm, plan, shown, seconds)
+        base, off, on = (statistics.median(spent[side]) for side in SIDES)
         yield {
-            "network": name, "case": case, "nodes": len(deltafx.report(converted[0]).nodes),
-            **{side: {"median": t.median, "lower": t.lower, "upper": t.upper} for side, t in zip(SIDES, times)},
-            **dict(zip(COSTS, (100 * (off / base - 1), 100 * (on / off - 1)))), "frames": times[0].runs,
+            "network": name, "case": case, "nodes": len(deltafx.report(dm).nodes), "frames": len(spent["on"]),
+            **{side: asdict(Times.of(spent[side])) for side in SIDES},
+            **dict(zip(COSTS, (100 * (off / base - 1), 100 * (on / off - 1)))),
         }  # fmt: skip
+
+
+def in_turn(dm: Any, plan: Plan, shown: list[Tensor], seconds: float) -> dict[str, list[float]]:
+    """Seconds of this thread's processor, by side; which of them begins is drawn anew in each round."""
+    spent: dict[str, list[float]] = {name: [] for name in SIDES}
+    order, draw, until = list(SIDES), random.Random(0), time.perf_counter() + seconds
+    while time.perf_counter() < until or len(spent["on"]) < 40:
+        draw.shuffle(order)
+        frame = shown[len(spent["on"]) % len(shown)]
+        for name in order:
+            with side(plan, name):
+                started = time.thread_time()
+                dm(frame)
+                spent[name].append(time.thread_time() - started)
+    return spent
 
 
 def main(
     networks: Annotated[str, typer.Option(help="names of torchvision, with commas between")] = "mobilenet_v2,resnet50",
     height: int = 288,
     width: int = 384,
-    threads: int = 1,
     seconds: Annotated[float, typer.Option(help="how long a case takes at least")] = 20.0,
     out: Annotated[Path, typer.Option(help="JSON; a table with the suffix .md is written beside it")] = Path(
         "benchmarks/results/profile.json"
     ),
 ) -> None:
     """Measure what profiling costs on the CPU."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # its processor time is the frame's
     results = []
     with torch.inference_mode():
         for name in networks.split(","):

@@ -37,7 +37,6 @@ class Plan:
         self.streams = streams
         self.call = call  # of the graph, within a frame
         self.copies_outputs = options.copy_outputs
-        self.profiles = options.profile
         self.scales = scales
         self.nodes: dict[str, NodeState] = {}
         self.inputs: list[NodeState] = []  # those of the dense_to_delta nodes
@@ -46,7 +45,7 @@ class Plan:
         self.shared = [x.clone() for x in leaves if isinstance(x, Tensor) and not self.has_streams(x.shape)]
         device = next((x.device for x in leaves if isinstance(x, Tensor)), torch.device("cpu"))
         self.stale = torch.ones(streams, dtype=torch.bool, device=device)
-        self.timer = timer_for(device) if self.profiles else None
+        self.timer = timer_for(device) if options.profile else None
         self.rows = self.stale.clone()
         self.full = False  # the running frame is known on the host to refresh every stream
         self.full_next = True
@@ -65,6 +64,11 @@ class Plan:
         self.frame_graph: Any = None
         self.last_forced: Tensor | None = None
         self.scratch: dict[Any, Any] = {}  # temporaries of the kernels, which live while one node runs
+
+    @property
+    def profiles(self) -> bool:
+        """Whether nodes are timed."""
+        return self.timer is not None
 
     # -- what a frame is matched against ------------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """The examples in the documentation run; those of one page share their names."""
 
-import contextlib
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,11 @@ PAGES = sorted(path.name for path in DOCS.glob("*.md") if "```python" in path.re
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_examples(page, tmp_path):
+def test_examples(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # what an example writes belongs nowhere
     document = Sybil(parsers=PARSERS, path=str(DOCS), patterns=["*.md"]).parse(DOCS / page)
-    with contextlib.chdir(tmp_path):  # what an example writes belongs nowhere
-        for example in document.examples():
-            example.evaluate()
+    for example in document.examples():
+        example.evaluate()
 
 
 def test_there_are_some():
