@@ -1,5 +1,12 @@
 """The page in a browser."""
 
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 import deltafx
@@ -121,3 +128,28 @@ def test_a_model_in_parts_and_without_a_clip(browser, tmp_path):
         assert wrong == []
         assert page.locator("#speed").count() == page.locator("#where").count() == 0
         assert page.locator("#passes h3").all_inner_texts() == ["backbone", "neck"]
+
+
+def test_model_explorer_shows_its_files(browser, tmp_path):
+    """The package's own server and page: the graph and every metric arrive."""
+    pytest.importorskip("model_explorer")
+    explored = deltafx.explore(in_parts(), tmp_path)
+    program = shutil.which("model-explorer", path=str(Path(sys.executable).parent))
+    words = [program, *shlex.split(explored.command)[1:], "--no_open_in_browser", "--port", str(free_port())]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as server:
+        try:
+            address = next(line.strip() for line in server.stdout if "/?data=" in line)
+            page = browser.new_page()
+            page.goto(address, wait_until="commit")
+            for text in ("dense_to_delta", "pixels updated, %", "time, ms", "computed, million MACs", "state, KiB"):
+                page.get_by_text(text).first.wait_for(state="attached")
+            assert "eager_modules" in page.locator("body").inner_text()
+            page.close()
+        finally:
+            server.terminate()
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
