@@ -39,6 +39,8 @@ def forget_counts(dm: Converted) -> None:
     for graph in graphs_of(dm):
         for plan in graph.runtime.plans:
             plan.forget_counts()
+    if isinstance(dm, DeltaParts) and dm.times is not None:
+        dm.times.forget()
 
 
 def graphs_of(dm: Converted) -> list[DeltaGraphModule]:

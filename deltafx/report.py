@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from deltafx.converted import Converted, check_converted, settings_of
+from deltafx.eager_times import EagerTimes
 from deltafx.edges import handed_from, inputs_of, returned_by, senders
 from deltafx.errors import unknown_name
 from deltafx.node import DeltaNode, DenseToDelta
@@ -108,7 +109,7 @@ def report(dm: Converted) -> Report:
     for ran, plan in zip(calls, plans, strict=True):
         nodes += rows_of(ran, plan, known_masks)
     if isinstance(dm, DeltaParts):
-        nodes += [eager_row(each) for each in dm.eager()]
+        nodes += [eager_row(each, dm.times) for each in dm.eager()]
     known = [plan for plan in plans if plan is not None]
     settings = settings_of(dm)
     return Report(
@@ -147,12 +148,13 @@ def rows_of(ran: Ran, plan: Plan | None, known_masks: dict[int, str]) -> list[No
     return rows
 
 
-def eager_row(module: Eager) -> NodeReport:
+def eager_row(module: Eager, times: EagerTimes | None) -> NodeReport:
+    last, mean = times.of(module.path) if times else (None, None)
     unknown = {each.name: None for each in fields(NodeReport)}
     known = {
         "path": module.path, "operator": module.kind, "fused_from": (module.path,), "kernel": EAGER,
         "reason": module.reason, "macs": module.macs, "macs_mean": float(module.macs), "macs_dense": module.macs,
-        "inputs": (), "is_output": False,
+        "inputs": (), "is_output": False, "milliseconds": last, "milliseconds_mean": mean,
     }  # fmt: skip
     return NodeReport(**{**unknown, **known})  # type: ignore[arg-type]
 

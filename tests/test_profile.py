@@ -4,9 +4,11 @@ import pytest
 import torch
 
 import deltafx
+from deltafx import eager_times
 from deltafx.profile import KEPT_FRAMES, DeviceTimer
 from deltafx.state import NodeState
 from tests.small import frame, small, touched
+from tests.views.shown import in_parts
 
 
 def milliseconds(dm):
@@ -36,6 +38,31 @@ def test_every_node_has_a_time_and_a_mean():
     deltafx.reset(dm)
     dm(frame())
     assert deltafx.report(dm)["first"].milliseconds_mean == deltafx.report(dm)["first"].milliseconds
+
+
+def test_modules_outside_of_the_graphs_have_times_too():
+    dm = in_parts()
+    found = deltafx.report(dm)["found"]
+    assert (found.kernel, found.reason is not None) == ("eager", True)
+    assert 0 < found.milliseconds < 1000
+    assert 0 < found.milliseconds_mean < 1000
+    assert deltafx.report(dm).totals["milliseconds"] > found.milliseconds
+
+
+def test_a_module_that_is_called_twice_has_the_time_of_both(monkeypatch):
+    ticks = iter(range(100))
+    monkeypatch.setattr(eager_times.time, "perf_counter", lambda: next(ticks))
+    times = eager_times.EagerTimes()
+    for _ in range(3):
+        times.begin()
+        times.run("a", torch.nn.Identity(), abs, (1,), {})
+        times.run("a", torch.nn.Identity(), abs, (1,), {})
+        times.run("b", torch.nn.Sequential(torch.nn.Identity()), abs, (1,), {})
+        times.end()
+    assert times.of("a") == (2000, 2000)
+    assert times.of("b") == (None, None)
+    times.forget()
+    assert times.of("a") == (2000, None)
 
 
 class Event:

@@ -50,7 +50,8 @@ def hints(report: Report) -> tuple[Hint, ...]:
 
 
 def timed(report: Report) -> bool:
-    return report.totals["milliseconds"] is not None and report.totals["eager_modules"] == 0
+    """Whether the times of all that multiplies are known."""
+    return all(node.milliseconds_mean is not None for node in report.nodes if node.macs_mean)
 
 
 def work_of(report: Report, node: NodeReport) -> float:
