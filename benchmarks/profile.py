@@ -22,13 +22,13 @@ from typing import Annotated, Any
 import torch
 import typer
 from torch import Tensor
+from torchvision import models
 
 import deltafx
-from benchmarks.cpu import network, noisy
 from benchmarks.measure import Times, surroundings
 from deltafx.plan import Plan
 from deltafx.profile import HostTimer
-from deltafx.testing import blobs, force_masks
+from deltafx.testing import blobs, clip, force_masks, scale_weights
 
 COSTS = ("off costs %", "on costs %")
 SIDES = ("without the question", "off", "on")
@@ -51,8 +51,11 @@ def side(plan: Plan, name: str) -> Iterator[None]:
 
 
 def measure(name: str, height: int, width: int, seconds: float) -> Iterator[dict[str, Any]]:
-    frames = noisy(height, width, torch.float32)
-    dm = deltafx.convert(network(name, height, width, torch.float32))
+    torch.manual_seed(0)
+    (scene,) = clip(1, height, width, streams=1)
+    frames = [scene + 0.05 * torch.randn(scene.shape) for _ in range(4)]  # they differ in every pixel
+    pictures = torch.cat(list(clip(6, height // 4, width // 4, streams=1)))
+    dm = deltafx.convert(scale_weights(models.get_model(name, weights=None), pictures))
     dm(frames[0])
     (plan,) = dm.runtime.plans
     for case, shown in (("nothing changed", frames[:1]), ("5 % in blobs", frames)):

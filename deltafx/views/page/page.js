@@ -19,6 +19,7 @@ const known = (value) => value !== null && value !== undefined;
 const number = (value, digits = 1) => (known(value) ? value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }) : "–");
 const share = (value) => (known(value) ? `${number(100 * value)} %` : "–");
 const million = (value) => (known(value) ? number(value / 1e6, value >= 1e9 ? 0 : 1) : "–");
+const ending = (text, length) => (text.length > length ? `…${text.slice(1 - length)}` : text); // names differ there
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function colour(value) {
@@ -265,7 +266,7 @@ function showInGraph(path) {
 }
 function fromTop() {
   const box = cy.elements().boundingBox();
-  const zoom = Math.min(1.1, Math.max(0.45, (cy.width() - 40) / box.w));
+  const zoom = Math.min(1.1, Math.max(0.7, (cy.width() - 40) / box.w));
   const first = cy.nodes(".input").first();
   const middle = box.w * zoom < cy.width() || !first.nonempty() ? (box.x1 + box.x2) / 2 : first.position("x");
   cy.viewport({ zoom, pan: { x: cy.width() / 2 - middle * zoom, y: 16 - box.y1 * zoom } });
@@ -317,7 +318,7 @@ function nodesTable() {
   const timed = report.nodes.some((node) => known(node.milliseconds_mean));
   const narrow = window.innerWidth <= 640;
   const names = [
-    text("node", "path", 190, { widthGrow: 3, frozen: !narrow }),
+    text("node", "path", 190, { widthGrow: 3, ...(narrow ? { formatter: (cell) => ending(cell.getValue(), 26) } : { frozen: true }) }),
     text("operator", "operator", 140, { widthGrow: 2 }),
     text("kernel", "kernel", 110, { formatter: (cell) => (cell.getData().reason ? make("span", cell.getValue(), { class: "densely" }) : cell.getValue()) }),
   ];
