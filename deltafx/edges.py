@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
@@ -13,29 +14,34 @@ if TYPE_CHECKING:
     from deltafx.plan import Plan
 
 
-def module_of(graph_module: fx.GraphModule, node: fx.Node) -> Any:
-    return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+@dataclass(frozen=True)
+class Edges:
+    """The nodes of a graph in order, the paths that each reads, and those whose result the caller gets."""
+
+    modules: list[DeltaNode | DenseToDelta]
+    inputs: dict[str, tuple[str, ...]]
+    returned: set[str]
 
 
-def inputs_of(graph_module: fx.GraphModule) -> dict[str, tuple[str, ...]]:
-    """The paths that each node and each output reads, by its path; shape arithmetic in between is looked through."""
+def edges_of(graph_module: fx.GraphModule) -> Edges:
+    """Shape arithmetic between the nodes is looked through."""
+    edges = Edges([], {}, set())
     sources: dict[fx.Node, tuple[str, ...]] = {}
-    found = {}
     for node in graph_module.graph.nodes:
         module = module_of(graph_module, node)
         read = tuple(dict.fromkeys(path for source in node.all_input_nodes for path in sources[source]))
         sources[node] = read
-        if isinstance(module, (DeltaNode, DenseToDelta, DeltaToDense)):
-            found[module.path] = read
+        if isinstance(module, (DeltaNode, DenseToDelta)):
+            edges.modules.append(module)
+            edges.inputs[module.path] = read
             sources[node] = (module.path,)
-    return found
+        elif isinstance(module, DeltaToDense):
+            edges.returned.update(read)
+    return edges
 
 
-def returned_by(graph_module: fx.GraphModule) -> set[str]:
-    """The paths of the nodes whose result the caller gets."""
-    inputs = inputs_of(graph_module)
-    modules = (module_of(graph_module, node) for node in graph_module.graph.nodes)
-    return {path for module in modules if isinstance(module, DeltaToDense) for path in inputs[module.path]}
+def module_of(graph_module: fx.GraphModule, node: fx.Node) -> Any:
+    return graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def senders(plan: Plan, name: Any) -> dict[int, str]:

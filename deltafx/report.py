@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from deltafx.converted import Converted, check_converted, settings_of
 from deltafx.eager_times import EagerTimes
-from deltafx.edges import handed_from, inputs_of, returned_by, senders
+from deltafx.edges import edges_of, handed_from, senders
 from deltafx.errors import unknown_name
 from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.parts import DeltaParts, Eager, Ran
@@ -132,17 +132,13 @@ def rows_of(ran: Ran, plan: Plan | None, known_masks: dict[int, str]) -> list[No
     def name(path: str) -> str:
         return f"{path}@{ran.number + 1}" if ran.number else path
 
-    read, returned, rows = inputs_of(ran.graph), returned_by(ran.graph), []
-    for n in ran.graph.graph.find_nodes(op="call_module"):
-        module = ran.graph.get_submodule(str(n.target))
-        if isinstance(module, (DeltaNode, DenseToDelta)):
-            state = plan.nodes.get(module.path) if plan else None
-            inputs = tuple(map(name, read[module.path]))
-            if isinstance(module, DenseToDelta) and state is not None:
-                inputs = handed_from(state, known_masks)
-            each = row(module, plan)
-            is_output = module.path in returned
-            rows.append(replace(each, path=name(each.path), inputs=inputs, is_output=is_output))
+    edges, rows = edges_of(ran.graph), []
+    for module in edges.modules:
+        state = plan.nodes.get(module.path) if plan else None
+        inputs = tuple(map(name, edges.inputs[module.path]))
+        if isinstance(module, DenseToDelta) and state is not None:
+            inputs = handed_from(state, known_masks)
+        rows.append(row(module, plan, name(module.path), inputs, module.path in edges.returned))
     if plan is not None:
         known_masks.update(senders(plan, name))
     return rows
@@ -159,7 +155,9 @@ def eager_row(module: Eager, times: EagerTimes | None) -> NodeReport:
     return NodeReport(**{**unknown, **known})  # type: ignore[arg-type]
 
 
-def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
+def row(
+    node: DeltaNode | DenseToDelta, plan: Plan | None, path: str, inputs: tuple[str, ...], is_output: bool
+) -> NodeReport:
     state = plan.nodes.get(node.path) if plan else None
     operator = node.operator if isinstance(node, DeltaNode) else "dense_to_delta"
     reason = why_dense(node, state)
@@ -170,7 +168,7 @@ def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
     last_ms, mean_ms = times(state, plan)
     constant = plan is not None and node.path in plan.constants
     return NodeReport(
-        path=node.path,
+        path=path,
         operator=operator,
         fused_from=node.fused_from if isinstance(node, DeltaNode) else (node.path,),
         kernel="constant" if constant else "dense" if reason else kernel.name,
@@ -185,9 +183,9 @@ def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
         state_bytes=sum(t.numel() * t.element_size() for t in state.tensors()) if state else None,
         milliseconds=last_ms,
         milliseconds_mean=mean_ms,
-        inputs=(),
+        inputs=inputs,
         shape=tuple(state.leaves[0].shape) if state and state.leaves else None,
-        is_output=False,
+        is_output=is_output,
     )
 
 
