@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import datetime
-import io
+import importlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from os import PathLike
@@ -98,6 +98,7 @@ def measured_page(
     each: Callable[[Shown], None] = lambda shown: None,
 ) -> Bench:
     """The page of a network and what was converted from it, after both ran over uint8 RGB frames of one size."""
+    importlib.import_module("deltafx.picture")  # before anything runs: it says what is missing
     maps: list[HeatMaps] = []
     last: list[np.ndarray] = []
 
@@ -160,14 +161,11 @@ def nodes_to_show(dm: Converted) -> list[str]:
 
 def strip(dm: Converted, maps: HeatMaps, frame: np.ndarray) -> list[dict[str, str]]:
     """The pictures of where nodes were updated, as `data:` addresses."""
-    from PIL import Image
+    from deltafx.picture import jpeg
 
     grid = mask_of(dm, input_of(dm)).shape
     found = []
     for node, rates in maps.rates().items():
-        picture = Image.fromarray(lit(frame, node_over_frame(rates, grid, frame)))
-        picture.thumbnail((MAP_WIDTH, MAP_WIDTH))
-        held = io.BytesIO()
-        picture.save(held, "JPEG", quality=82)
-        found.append({"node": node, "picture": f"data:image/jpeg;base64,{base64.b64encode(held.getvalue()).decode()}"})
+        data = base64.b64encode(jpeg(lit(frame, node_over_frame(rates, grid, frame)), MAP_WIDTH)).decode()
+        found.append({"node": node, "picture": f"data:image/jpeg;base64,{data}"})
     return found

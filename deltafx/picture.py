@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+
+try:
+    from PIL import Image, ImageDraw, ImageFont
+except ImportError as error:
+    raise ImportError("pictures and films need pillow: pip install 'deltafx[demo]' (or: pip install pillow)") from error
 
 from deltafx.detections import FOUND, Detections
 from deltafx.playback import Shown, Step
@@ -43,6 +48,15 @@ def glow(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
     dark = frame.astype(np.float32) * 0.55
     lit = frame.astype(np.float32) * 0.75 + GLOW * 0.25
     return np.where(mask[..., None] != 0, lit, dark).astype(np.uint8)
+
+
+def jpeg(picture: np.ndarray, side: int) -> bytes:
+    """A uint8 RGB picture `[H, W, 3]` as a JPEG file, made smaller if a side is longer than that many pixels."""
+    sheet = Image.fromarray(picture)
+    sheet.thumbnail((side, side))
+    held = io.BytesIO()
+    sheet.save(held, "JPEG", quality=82)
+    return held.getvalue()
 
 
 def side_by_side(panels: Sequence[Panel]) -> np.ndarray:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,17 @@ def test_clip_and_dense_belong_together(tmp_path, given):
 def test_a_clip_needs_preprocess(tmp_path):
     with pytest.raises(ValueError, match=r"convert it with preprocess=deltafx\.Preprocess"):
         deltafx.html(deltafx.convert(model()), tmp_path / "page.html", dense=model(), clip=scene(2))
+
+
+def test_without_pillow_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "deltafx.picture", raising=False)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    dm = deltafx.convert(model(), preprocess=UNIT)
+    for call in (
+        lambda: deltafx.html(dm, tmp_path / "page.html", dense=model(), clip=scene(2)),
+        lambda: deltafx.record(dm, scene(2), tmp_path / "film.mp4"),
+    ):
+        with pytest.raises(ImportError, match=r"pip install 'deltafx\[demo\]'"):
+            call()
+    assert not list(tmp_path.iterdir())
+    deltafx.html(dm, tmp_path / "page.html")  # without a clip it needs none
