@@ -59,7 +59,7 @@ def convert(
         keep_dense: module paths or operator names that stay dense without comment.
         refresh_every: compute every n-th frame in full.
         strict: refuse a model that keeps dense islands not named in `keep_dense`.
-        dump: a folder for the graph after each pass.
+        dump: a folder for the graph after each pass; of a model in parts, with a folder for each of them.
         options: see `deltafx.settings.Options`.
 
     Raises:

@@ -98,7 +98,7 @@ def test_the_graph_opens_and_closes(opened):
     assert page.locator("#which").inner_text() == "stem"
     page.click("#shut")
     colours = []
-    for measure in ("update_rate", "macs", "milliseconds"):
+    for measure in ("update_rate", "last", "macs", "milliseconds"):
         page.select_option("#by", measure)
         colours.append(page.evaluate("cy.getElementById('unknown').data('fill')"))
     assert len(set(colours)) > 1
@@ -127,6 +127,7 @@ def test_a_model_in_parts_and_without_a_clip(browser, tmp_path):
     with tab(browser, (tmp_path / "page.html").as_uri()) as (page, wrong):
         assert wrong == []
         assert page.locator("#speed").count() == page.locator("#where").count() == 0
+        assert page.input_value("#by") == "last"
         assert page.locator("#passes h3").all_inner_texts() == ["backbone", "neck"]
 
 

@@ -34,7 +34,8 @@ function colour(value) {
 }
 
 const MEASURES = {
-  update_rate: { title: "update rate, mean", of: (n) => n.update_rate_mean, whole: () => 1 },
+  update_rate: { title: "update rate, mean", of: (n) => n.update_rate_mean, whole: () => 1, rate: true },
+  last: { title: "update rate, last frame", of: (n) => n.update_rate, whole: () => 1, rate: true },
   macs: { title: "MACs, mean", of: (n) => n.macs_mean, whole: (all) => Math.max(...all) },
   milliseconds: { title: "time, mean", of: (n) => n.milliseconds_mean, whole: (all) => Math.max(...all) },
 };
@@ -195,7 +196,7 @@ function elements() {
   inside.forEach((place, id) => {
     const found = place.nodes.map((node) => rows.get(node.path)).filter(Boolean).map(by.of).filter(known);
     const sum = found.reduce((a, b) => a + b, 0);
-    values.set(id, !found.length ? null : by === MEASURES.update_rate ? sum / found.length : sum);
+    values.set(id, !found.length ? null : by.rate ? sum / found.length : sum);
   });
   const whole = by.whole([...values.values()].filter(known)) || 1;
   inside.forEach((place, id) => {
@@ -204,7 +205,7 @@ function elements() {
     const text = place.key
       ? [first.groups[place.depth - 1], `${place.nodes.length} nodes`]
       : [first.label, first.kind === "output" ? "" : first.operator.length > 30 ? `${first.operator.slice(0, 28)}…` : first.operator];
-    const figure = !known(value) ? "" : by === MEASURES.update_rate ? share(value) : by === MEASURES.macs ? `${million(value)} M` : `${number(value, 2)} ms`;
+    const figure = !known(value) ? "" : by.rate ? share(value) : by === MEASURES.macs ? `${million(value)} M` : `${number(value, 2)} ms`;
     const lines = [...text, figure].filter(Boolean);
     const dense = place.nodes.some((node) => node.kind === "island" || node.kind === "eager");
     list.push({
@@ -276,6 +277,7 @@ function graphView() {
     if (report.nodes.some((node) => known(measure.of(node)))) at("by").append(make("option", measure.title, { value: name }));
   });
   if (!at("by").options.length) at("by").append(make("option", MEASURES.update_rate.title, { value: "update_rate" }));
+  if (!run && at("by").options.length > 1) at("by").value = "last"; // the mean has the first frame in it, which is in full
   openAtFirst();
   cy = cytoscape({ container: at("canvas"), elements: [], minZoom: 0.03, maxZoom: 3, boxSelectionEnabled: false, userZoomingEnabled: true });
   // The wheel belongs to the page, unless it is asked for.
@@ -301,7 +303,7 @@ function scale() {
     cell.style.background = colour(stop);
     return cell;
   }));
-  at("scale").title = at("by").value === "update_rate" ? "share of the pixels" : "share of the largest shown";
+  at("scale").title = MEASURES[at("by").value].rate ? "share of the pixels" : "share of the largest shown";
 }
 
 // ---- table and details --------------------------------------------------------------------------------------------
