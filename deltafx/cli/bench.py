@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from deltafx.cli import common
+from deltafx.cli.demo import EXTRA
 from deltafx.cli.looking import pictures
 from deltafx.networks import load_network
 
@@ -62,22 +63,26 @@ def bench(
 
 def table(result: dict[str, Any]) -> Table:
     height, width = result["size"]
+    extra = [key for key in EXTRA if any(key in mode for mode in result["modes"])]
+    timed = any(mode["report"]["milliseconds_mean"] is not None for mode in result["modes"])
     shown = Table(
         title=f"{result['network']} on {result['clip']}, {result['frames']} frames of {width}x{height}, "
         f"{result['threads']} threads",
+        caption="\n".join(EXTRA[key][1] for key in extra), caption_justify="left",
         box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
     )  # fmt: skip
-    shown.add_column("", no_wrap=True)
-    timed = any(mode["report"]["milliseconds_mean"] is not None for mode in result["modes"])
-    for column in ("ms/frame", "half lie in", "speed-up", "updated", "MMACs", "error", *(["in nodes"] * timed)):
+    shown.add_column("", no_wrap=True, min_width=len("balanced"))
+    columns = ["ms/frame", "half lie in", "speed-up", "updated", "MMACs", "error", *(EXTRA[key][0] for key in extra)]
+    for column in [*columns, *(["in nodes"] * timed)]:
         shown.add_column(column, justify="right", no_wrap=True)
     dense = result["dense"]
     shown.add_row("dense", f"{dense['ms_median']:.1f}", spread(dense), "", "", f"{dense['macs'] / 1e6:.0f}", "")
     for mode in result["modes"]:
-        nodes = [f"{mode['report']['milliseconds_mean']:.1f}"] if timed else []
         shown.add_row(
             mode["mode"], f"{mode['ms_median']:.1f}", spread(mode), f"{dense['ms_median'] / mode['ms_median']:.1f}x",
-            f"{mode['update_rate']:.1%}", f"{mode['macs'] / 1e6:.0f}", f"{mode['relative_error']:.1e}", *nodes,
+            f"{mode['update_rate']:.1%}", f"{mode['macs'] / 1e6:.0f}", f"{mode['relative_error']:.1e}",
+            *(f"{mode[key]:.3f}" for key in extra),
+            *([f"{mode['report']['milliseconds_mean']:.1f}"] if timed else []),
         )  # fmt: skip
     return shown
 

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from deltafx.report import NodeReport, Report
 
 LEFT = ("node", "operator", "kernel")
+# What a narrow terminal goes without, the first of these first.
+LEAST = ("threshold", "state KiB", "kernel", "mean", "dense", "operator")
+GAP = 2  # columns of characters between columns
 
 
 def show(report: Report) -> None:
@@ -29,25 +32,54 @@ def show(report: Report) -> None:
 
 
 def rich_report(report: Report) -> Any:
-    """The same cells as the plain text, coloured: update rates by how high they are, dense nodes and eager modules."""
+    """The same cells as the plain text, coloured: update rates by how high they are, dense nodes and eager modules.
+
+    In a terminal that is too narrow for all columns the least important are left out.
+    """
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.text import Text
+
+    class Fitted:
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            yield nodes_table(report, options.max_width)
+            yield from (Text(line, style="bold") for line in text.summary(report))
+            yield from (Text(line, style="yellow") for line in text.remarks(report))
+
+    return Fitted()
+
+
+def nodes_table(report: Report, width: int) -> Any:
     from rich import box
-    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     head = text.head_of(report)
-    for column in head:
+    rows = [text.cells_of(report, node) for node in report.nodes]
+    columns = fitting(head, rows, width)
+    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in columns:
         left = column in LEFT
         shown.add_column(column, justify="left" if left else "right", no_wrap=not left, overflow="fold")
-    for node in report.nodes:
-        cells = [Text(cell) for cell in text.cells_of(report, node)]
-        for index, rate in ((head.index("updated"), node.update_rate), (head.index("mean"), node.update_rate_mean)):
-            cells[index].stylize("" if rate is None else f"on {colour_of(rate)} #101010")
-        cells[head.index("kernel")].stylize(kernel_style(node))
-        shown.add_row(*cells)
-    lines = [Text(line, style="bold") for line in text.summary(report)]
-    return Group(shown, *lines, *(Text(line, style="yellow") for line in text.remarks(report)))
+    for node, row in zip(report.nodes, rows, strict=True):
+        cells = {column: Text(cell) for column, cell in zip(head, row, strict=True)}
+        for column, rate in (("updated", node.update_rate), ("mean", node.update_rate_mean)):
+            cells[column].stylize("" if rate is None else f"on {colour_of(rate)} #101010")
+        cells["kernel"].stylize(kernel_style(node))
+        if "kernel" not in columns:
+            cells["node"].stylize(kernel_style(node))
+        shown.add_row(*(cells[column] for column in columns))
+    return shown
+
+
+def fitting(head: tuple[str, ...], rows: list[tuple[str, ...]], width: int) -> list[str]:
+    """The columns that have room in so many characters."""
+    widths = {name: max(map(len, (name, *(row[i] for row in rows)))) + GAP for i, name in enumerate(head)}
+    kept = list(head)
+    for name in LEAST:
+        if sum(widths[each] for each in kept) <= width:
+            break
+        kept.remove(name)
+    return kept
 
 
 def kernel_style(node: NodeReport) -> str:

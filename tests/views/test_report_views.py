@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.console import Console
 import deltafx
 from deltafx.report import NodeReport
 from deltafx.views.rich_table import rich_hints, rich_subtrees
-from deltafx.views.text import subtrees_text
+from deltafx.views.text import HEAD, subtrees_text
 from tests.views.shown import in_parts, shown
 
 
@@ -68,8 +69,8 @@ def test_subtrees_as_text(report):
     assert lines[4].startswith("    0")
 
 
-def coloured(renderable):
-    console = Console(width=200, force_terminal=True, color_system="truecolor", file=io.StringIO())
+def coloured(renderable, width=200):
+    console = Console(width=width, force_terminal=True, color_system="truecolor", file=io.StringIO())
     console.print(renderable)
     return console.file.getvalue()
 
@@ -81,6 +82,18 @@ def test_a_terminal_gets_a_coloured_table_with_the_same_cells(report):
         assert cell in shown_text
     assert "blocks" in coloured(rich_subtrees(report))
     assert "what to do next" in coloured(rich_hints(report))
+
+
+@pytest.mark.parametrize(("width", "gone"), [(200, 0), (90, 2), (60, 4)])
+def test_a_narrow_terminal_goes_without_some_columns(report, width, gone):
+    shown_text = re.sub(r"\x1b\[[\d;]*m", "", coloured(report, width))
+    lines = shown_text.splitlines()
+    assert max(map(len, lines)) <= width
+    (head,) = [line for line in lines if line.strip().startswith("node ")]
+    kept = [column for column in HEAD if column in head]
+    assert len(HEAD) - len(kept) >= gone
+    assert {"node", "updated", "MMACs", "ms"} <= set(kept)
+    assert all(any(line.strip().startswith(node.path) for line in lines) for node in report.nodes)  # in one piece
 
 
 def test_elsewhere_it_is_plain_text(report, capsys):
