@@ -12,10 +12,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test cuda bench sanitize lint types format demo clean
+.PHONY: help setup test cuda bench sanitize lint types format demo docs docs-pictures page-libraries clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP)  ## make the virtual environment (.venv), once
 
@@ -68,6 +68,15 @@ format: setup  ## rewrite the Python files in house style
 
 demo: setup  ## a face detector on a webcam clip, dense and converted: a table, out/demo.mp4, out/demo.json
 	$(BIN)/deltafx demo $(ARGS)
+
+docs: setup  ## build the documentation into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+docs-pictures: setup  ## make the pictures of the documentation anew; needs Graphviz and npm
+	$(BIN)/python -m tools.docs_pictures
+
+page-libraries:  ## fetch the JavaScript libraries of the HTML page anew from their npm packages
+	$(PYTHON) tools/page_libraries.py
 
 clean:  ## remove .venv, builds and caches
 	rm -rf $(VENV) build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -44,10 +44,15 @@ MAPPED = ("passes", "models_zoo")  # folders at the top of the tree that are sub
 PACKAGES = find_packages(include=["deltafx", "deltafx.*"])
 PACKAGES += [f"deltafx.{name}" for folder in MAPPED for name in find_packages(include=[folder, f"{folder}.*"])]
 
+DRAW = ["pydot"]  # and Graphviz's program `dot`
+EXPLORE = ["ai-edge-model-explorer"]
+DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEMO = ["av", "onnx2torch", "pillow", "rich", "torchvision", "typer"]
 ZOO = [*DEMO, "effdet", "onnx", "timm"]  # all networks of `deltafx coverage`
 BENCH = ["matplotlib", "rich", "torchmetrics[detection]", "torchvision", "typer"]
-DEV = [*DEMO, *BENCH, "hypothesis", "mypy", "ninja", "pre-commit", "pybind11", "pytest", "pytest-xdist", "ruff"]
+DEV = [*DEMO, *BENCH, *DRAW, *EXPLORE, *DOCS, "hypothesis", "mypy", "ninja", "playwright", "pre-commit", "pybind11"]
+DEV += ["pytest", "pytest-xdist", "ruff", "sybil"]
+EXTRAS = {"bench": BENCH, "demo": DEMO, "dev": DEV, "docs": DOCS, "draw": DRAW, "explore": EXPLORE, "zoo": ZOO}
 
 # DELTAFX_SANITIZE=1: with the address and undefined-behaviour sanitizers, which stop at the first error.
 SANITIZE = os.environ.get("DELTAFX_SANITIZE") == "1"
@@ -103,10 +108,14 @@ setup(
     python_requires=">=3.10",
     packages=PACKAGES,
     package_dir={f"deltafx.{folder}": folder for folder in MAPPED},
-    package_data={"deltafx": ["py.typed", "*.pyi"], "deltafx.models_zoo": ["calibrations/*.json"]},
+    package_data={
+        "deltafx": ["py.typed", "*.pyi"],
+        "deltafx.models_zoo": ["calibrations/*.json"],
+        "deltafx.views.page": ["page.*", "lib/*"],
+    },
     install_requires=["networkx", "numpy", "torch>=2.11"],
     entry_points={"console_scripts": ["deltafx = deltafx.__main__:main"]},
-    extras_require={"bench": BENCH, "demo": DEMO, "dev": DEV, "zoo": ZOO},
+    extras_require=EXTRAS,
     ext_modules=EXTENSIONS,
     cmdclass={"build_ext": BuildExtension},
 )

@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 from deltafx.converted import Converted, check_converted, dense_arguments, reset
 from deltafx.measure import relative_error, tensors_of
-from deltafx.report import number, report, table
+from deltafx.report import report
+from deltafx.views.text import number, table
 
 Metric = Callable[[Any, Any], float]  # (delta output, dense output)
 

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from deltafx.errors import ConvertError, unknown_name
 from deltafx.graph_module import DeltaGraphModule, put_together, record
+from deltafx.history import Journal
 from deltafx.measure import relative_error, tensors_of
 from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.passes import PASSES, Context
@@ -35,11 +36,13 @@ def compile_graph(
     settings = context.settings
     dtype = Weights.of(graph_module).dtype or torch.float32
     expected = None if dense is None else dense_output(dense, examples)
+    journal = Journal(graph_module)
     write_graph(graph_module, settings.dump, 0, "capture")
     for number, rewrite in enumerate(PASSES, start=1):
-        rewrite(graph_module, context)
+        rewrites = rewrite(graph_module, context)
         graph_module.graph.lint()
         graph_module.recompile()
+        journal.note(rewrite.__name__, rewrites, graph_module)
         write_graph(graph_module, settings.dump, number, rewrite.__name__)
         if expected is not None:
             verify_pass(rewrite.__name__, expected, dense_output(graph_module, examples))
@@ -48,7 +51,9 @@ def compile_graph(
     context.paths |= {n.meta["path"] for n in graph_module.graph.nodes if leaf_module(graph_module, n) is not None}
     if settings.strict:
         refuse_islands(graph_module)
-    return assemble(graph_module, settings)
+    result = assemble(graph_module, settings)
+    result.history = journal.history
+    return result
 
 
 def assemble(graph_module: fx.GraphModule, settings: Settings) -> DeltaGraphModule:

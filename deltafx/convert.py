@@ -65,7 +65,7 @@ def convert(
             many frames, whatever thresholds withhold, so that a picture that stands is exact after as many. It adds
             2 / refresh_within of the dense network's work, and that for the borders of strips.
         strict: refuse a model that keeps dense islands not named in `keep_dense`.
-        dump: a folder for the graph after each pass.
+        dump: a folder for the graph after each pass; of a model in parts, with a folder for each of them.
         options: see `deltafx.settings.Options`.
 
     Raises:

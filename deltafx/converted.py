@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deltafx.graph_module import DeltaGraphModule
+from deltafx.history import History
 from deltafx.parts import DeltaParts
 from deltafx.runtime import Weights
 
@@ -33,9 +34,29 @@ def reset(dm: Converted, streams: Sequence[int] | None = None) -> None:
         dm.runtime.reset(chosen)
 
 
+def forget_counts(dm: Converted) -> None:
+    """The report's means start again with the next frame, as after a reset; what is remembered of the frames stays."""
+    for graph in graphs_of(dm):
+        for plan in graph.runtime.plans:
+            plan.forget_counts()
+    if isinstance(dm, DeltaParts) and dm.times is not None:
+        dm.times.forget()
+
+
 def graphs_of(dm: Converted) -> list[DeltaGraphModule]:
     """Its delta graphs. Those of a model in parts are made when frames come."""
     return dm.graphs if isinstance(dm, DeltaParts) else [dm]
+
+
+def history(dm: Converted) -> dict[str, History]:
+    """What each pass of the compiler did, and which node stands for which layer of the dense graph.
+
+    By the path of the module that a graph stands for: "" where the model is one graph. A model in parts has those of
+    the graphs that ran in the last frame.
+    """
+    check_converted(dm, "history")
+    graphs = dm.parts if isinstance(dm, DeltaParts) else {"": dm}
+    return {path: graph.history for path, graph in graphs.items() if graph.history is not None}
 
 
 def silence(dm: Converted) -> None:

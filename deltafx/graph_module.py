@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from deltafx.errors import FrameError
 from deltafx.backends import frame_program
 from deltafx.frame_graph import frame_graph
+from deltafx.history import History
 from deltafx.node import NO_EXPORT, FrameModule, refuse_export, take_over_weights
 from deltafx.runtime import Runtime
 
@@ -26,8 +27,10 @@ class DeltaGraphModule(fx.GraphModule):
     """The rewritten graph. Call it with a frame of every stream, `[N, C, H, W]`, one stream for each batch element.
 
     Print it, draw it and step through it like any GraphModule, before or after the first frame. An `fx.Interpreter`
-    runs it as the dense network and touches no state.
+    runs it as the dense network and touches no state. `history` says what each pass of the compiler did.
     """
+
+    history: History | None = None
 
     @property
     def runtime(self) -> Runtime:

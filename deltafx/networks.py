@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import runpy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +21,7 @@ from deltafx.preprocess import Preprocess
 from deltafx.testing import scale_weights
 
 RANDOM = "random weights, since none could be fetched ({}): times and MACs mean something, thresholds and errors little"
+UNIT_NOTE = "frames are given to it as RGB in 0..1; --mean and --std say otherwise"
 IMAGENET = Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 TAKES = {"optical_flow": "two pictures", "video": "clips"}  # families of torchvision
 UNIT = Preprocess(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))  # 0..1
@@ -32,6 +36,7 @@ class Network:
     preprocess: Preprocess
     postprocess: Callable[[Any], list[Any]] | None = None
     stride: int = 1  # frame sides are multiples of it
+    size: tuple[int, int] | None = None  # height and width of the frames it was exported for, if it says so
     note: str | None = None
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
@@ -47,23 +52,27 @@ class Network:
 def load_network(name: str, statistics: Preprocess | None = None) -> Network:
     """The network of this name, in evaluation mode, with its published weights where they can be had.
 
-    `name` is one of `deltafx.models_zoo.NAMES`, a name of torchvision, `timm:name`, or a path that ends with `.onnx`.
-    `statistics` replaces the network's own mean and deviation. Raises ValueError for an unknown name, ImportError where
-    a package is missing, AssetError where the zoo's weights cannot be fetched.
+    `name` is one of `deltafx.models_zoo.NAMES`, a name of torchvision, `timm:name`, a path that ends with `.onnx`, or
+    `module.py:function`, a function without arguments that returns a model, or a Network. `statistics` replaces the
+    network's own mean and deviation. Raises ValueError for an unknown name, ImportError where a package is missing,
+    AssetError where the zoo's weights cannot be fetched.
     """
     if name in models_zoo.NAMES:
         entry = models_zoo.load(name)
         network = Network(name, entry.model, entry.preprocess, entry.postprocess, entry.stride)
     elif name.endswith(".onnx"):
-        from deltafx.models_zoo.onnx_file import read_onnx
+        from deltafx.models_zoo.onnx_file import fixed_size, read_onnx
 
-        note = None if statistics else "frames are given to it as RGB in 0..1; --mean and --std say otherwise"
-        network = Network(name, read_onnx(name), UNIT, stride=32, note=note)
+        network = Network(name, read_onnx(name), UNIT, stride=32, size=fixed_size(name), note=UNIT_NOTE)
+    elif ".py:" in name:
+        network = of_file(name)
     elif name.startswith("timm:"):
         network = of_timm(name.removeprefix("timm:"))
     else:
         network = of_torchvision(name)
-    return replace(network, preprocess=statistics) if statistics is not None else network
+    if statistics is None:
+        return network
+    return replace(network, preprocess=statistics, note=None if network.note == UNIT_NOTE else network.note)
 
 
 def of_torchvision(name: str) -> Network:
@@ -81,6 +90,29 @@ def of_torchvision(name: str) -> Network:
     if family == "detection":
         return Network(name, Batched(model).eval(), UNIT, detections, note=note)  # it resizes and normalises by itself
     return Network(name, model, IMAGENET, stride=32, note=note)
+
+
+def of_file(name: str) -> Network:
+    """What the function `module.py:function` returns. The file runs as a script would, with its folder on the path."""
+    path, _, function = name.rpartition(":")
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    folder = str(Path(path).resolve().parent)
+    sys.path.insert(0, folder)
+    try:
+        contents = runpy.run_path(path, run_name=Path(path).stem)
+    finally:
+        sys.path.remove(folder)
+    build = contents.get(function)
+    if not callable(build):
+        known = [each for each, value in contents.items() if callable(value) and not each.startswith("_")]
+        raise ValueError(unknown_name(f"function in {path}", function, known))
+    model = build()
+    if isinstance(model, Network):
+        return model
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} returned {type(model).__name__}; a torch.nn.Module or a Network is expected.")
+    return Network(name, model.eval(), UNIT, note=UNIT_NOTE)
 
 
 class Batched(nn.Module):
@@ -118,7 +150,8 @@ def statistics_of(mean: Sequence[float], std: Sequence[float]) -> Preprocess:
 def pretrained(build: Callable[[bool], nn.Module]) -> tuple[nn.Module, str | None]:
     """The network with its weights; where those cannot be fetched, with random ones that keep activations near 1."""
     try:
-        return build(True).eval(), None
+        with contextlib.redirect_stdout(sys.stderr):  # torch.hub says what it downloads; that is no result
+            return build(True).eval(), None
     except (OSError, RuntimeError, ValueError) as error:  # no network, no hub, no weights of that name
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     with torch.random.fork_rng():

@@ -25,6 +25,7 @@ from deltafx.call_form import CallForm
 from deltafx.capture import capture_call
 from deltafx.compile import compile_graph, refuse_unknown_names
 from deltafx.dense_macs import DenseMacs
+from deltafx.eager_times import EagerTimes
 from deltafx.errors import ConvertError, FrameError, NoDeltaForm, NoGraph
 from deltafx.graph_module import DeltaGraphModule
 from deltafx.node import refuse_export, take_over_weights
@@ -44,6 +45,7 @@ TRANSIENT = (
     "macs",
     "streams",
     "ran",
+    "times",
     "context",
     "checked",
     "forced_mask",
@@ -93,13 +95,19 @@ class Part:
         except NoDeltaForm as reason:  # seen only in a frame; whatever state it left is given up
             self.graphs.pop(form, None)
             self.reason = self.refused[form] = str(reason)
-            return self.forward(*args, **kwargs)
+            return self.eagerly(args, kwargs)
         except NoGraph as reason:
             self.reason = str(reason)
-            return self.forward(*args, **kwargs)
+            return self.eagerly(args, kwargs)
         self.calls[form] += 1
         self.reason = None
         return result
+
+    def eagerly(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        times = self.owner.times
+        if times is None:
+            return self.forward(*args, **kwargs)
+        return times.run(self.path, self.module, self.forward, args, kwargs)
 
     def take_over(self) -> None:
         vars(self.module)["forward"] = self
@@ -197,6 +205,8 @@ class DeltaParts(nn.Module):
         self.macs: DenseMacs | None = None  # of a dense frame like the last one
         self.streams: int | None = None
         self.ran: list[Ran] = []  # in the last frame
+        host = all(parameter.device.type == "cpu" for parameter in self.model.parameters())
+        self.times = EagerTimes() if self.settings.options.profile and host else None
         self.context = Context(self.settings)
         self.checked = False
 
@@ -241,9 +251,13 @@ class DeltaParts(nn.Module):
         self.macs, self.streams, self.ran = self.counts[sizes], streams, []
         for part in self.watched.values():
             part.calls.clear()
+        if self.times is not None:
+            self.times.begin()
 
     def end(self) -> None:
         """After the first frame it is known what there is, and what the user named that is not there."""
+        if self.times is not None:
+            self.times.end()
         if self.checked:
             return
         if not self.ran:
@@ -287,7 +301,8 @@ class DeltaParts(nn.Module):
         """The graph of a module for calls of this form; raises NoGraph."""
         # Only the first graph of a frame sees the camera's pixels.
         gate = None if self.ran else self.settings.input_gate
-        settings = replace(self.settings, preprocess=None, input_gate=gate)
+        dump = self.settings.dump and f"{self.settings.dump}/{part.path}"
+        settings = replace(self.settings, preprocess=None, input_gate=gate, dump=dump)
         with self.released(), torch.inference_mode(False):
             graph_module = capture_call(part.module, part.path, form)
             context = replace(self.context, settings=settings)  # the sets of names are the same
@@ -336,6 +351,8 @@ class DeltaParts(nn.Module):
         with alone(self.lock):
             if streams is None:
                 self.streams = None
+                if self.times is not None:
+                    self.times.forget()
             for graph in self.graphs:
                 graph.runtime.reset(streams)
 

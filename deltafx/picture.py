@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+
+try:
+    from PIL import Image, ImageDraw, ImageFont
+except ImportError as error:
+    raise ImportError("pictures and films need pillow: pip install 'deltafx[demo]' (or: pip install pillow)") from error
 
 from deltafx.detections import FOUND, Detections
 from deltafx.playback import Shown, Step
@@ -45,6 +50,15 @@ def glow(frame: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask[..., None] != 0, lit, dark).astype(np.uint8)
 
 
+def jpeg(picture: np.ndarray, side: int) -> bytes:
+    """A uint8 RGB picture `[H, W, 3]` as a JPEG file, made smaller if a side is longer than that many pixels."""
+    sheet = Image.fromarray(picture)
+    sheet.thumbnail((side, side))
+    held = io.BytesIO()
+    sheet.save(held, "JPEG", quality=82)
+    return held.getvalue()
+
+
 def side_by_side(panels: Sequence[Panel]) -> np.ndarray:
     """One picture of all panels, each PANEL_WIDTH wide."""
     drawn = [draw(panel) for panel in panels]
@@ -72,3 +86,42 @@ def draw(panel: Panel) -> Image.Image:
         pen.text((PANEL_WIDTH - 12, tall + 7), f"{panel.ms:.1f} ms", INK, large, anchor="ra")
     pen.text((12, tall + 34), panel.caption, FAINT, small)
     return sheet
+
+
+PLOT_HEIGHT, FINE = 96, 2  # pixels; lines are drawn this many times as large, and made smaller
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Numbers over time, the newest last: a title, what to write of the newest, and what the top of the scale is."""
+
+    title: str
+    values: Sequence[float]
+    newest: str
+    top: float
+    top_label: str
+
+
+def plots(row: Sequence[Plot], width: int, length: int) -> np.ndarray:
+    """Plots side by side, uint8 RGB `[PLOT_HEIGHT, width, 3]`; each has room for `length` values."""
+    sheet = Image.new("RGB", (width * FINE, PLOT_HEIGHT * FINE), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    large, small = ImageFont.load_default(15 * FINE), ImageFont.load_default(11 * FINE)
+    each = width * FINE // len(row)
+    for number, plot in enumerate(row):
+        left, right = number * each + 12 * FINE, (number + 1) * each - 12 * FINE
+        top, bottom = 30 * FINE, (PLOT_HEIGHT - 8) * FINE
+        pen.text((left, 5 * FINE), plot.title, FAINT, large)
+        pen.text((right, 5 * FINE), plot.newest, INK, large, anchor="ra")
+        pen.line([(left, bottom), (right, bottom)], FAINT, FINE)
+        pen.line([(left, top), (right, top)], (52, 57, 67), 1)
+        shown = list(plot.values)[-length:]
+        step = (right - left) / max(1, length - 1)
+        points = [
+            (left + step * i, bottom - (bottom - top) * min(1.0, value / plot.top)) for i, value in enumerate(shown)
+        ]
+        if len(points) > 1:
+            pen.polygon([(left, bottom), *points, (points[-1][0], bottom)], (58, 47, 24))
+            pen.line(points, tuple(GLOW.astype(int).tolist()), 2 * FINE, joint="curve")
+        pen.text((left, top + FINE), plot.top_label, FAINT, small)
+    return np.asarray(sheet.resize((width, PLOT_HEIGHT), Image.Resampling.LANCZOS))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +17,7 @@ from deltafx.errors import FrameError, NoDeltaForm
 from deltafx.gate import LEARNED, InputGate, infer_grey_level
 from deltafx.handover import Clock
 from deltafx.node import DeltaNode, DenseToDelta
+from deltafx.profile import timer_for
 from deltafx.settings import Options
 from deltafx.state import Form, Leaf, NodeState, quantizer_of
 from deltafx.truncation import Truncation, root_mean_square
@@ -39,7 +39,6 @@ class Plan:
         self.streams = streams
         self.call = call  # of the graph, within a frame
         self.copies_outputs = options.copy_outputs
-        self.profiles = options.profile
         self.scales = scales
         self.of_gates = {} if of_gates is None else of_gates
         self.background = None if refresh_within is None else BackgroundRefresh(refresh_within)
@@ -50,6 +49,7 @@ class Plan:
         self.shared = [x.clone() for x in leaves if isinstance(x, Tensor) and not self.has_streams(x.shape)]
         device = next((x.device for x in leaves if isinstance(x, Tensor)), torch.device("cpu"))
         self.stale = torch.ones(streams, dtype=torch.bool, device=device)
+        self.timer = timer_for(device) if options.profile else None
         self.rows = self.stale.clone()
         self.stale_clear = self.rows_clear = False  # it is known that none is flagged
         self.unfinished = False
@@ -72,6 +72,11 @@ class Plan:
         self.frame_program: Any = None
         self.last_forced: Tensor | None = None
         self.scratch: dict[Any, Any] = {}  # temporaries of the kernels, which live while one node runs
+
+    @property
+    def profiles(self) -> bool:
+        """Whether nodes are timed."""
+        return self.timer is not None
 
     # -- what a frame is matched against ------------------------------------------------------------------------------
 
@@ -132,10 +137,18 @@ class Plan:
         self.frame += 1
         self.counted_frames += 1
         self.full_frames += self.full
+        if self.timer is not None:
+            self.timer.end_frame()
 
     def reset(self) -> None:
         """Start over: the next frame is in full, and counts begin with it."""
         self.reset_streams()
+        self.forget_counts()
+
+    def forget_counts(self) -> None:
+        """The means of the report begin with the next frame."""
+        if self.timer is not None:
+            self.timer.settle()
         self.counted_frames = self.full_frames = 0
         for node in self.nodes.values():
             node.forget_counts()
@@ -161,15 +174,7 @@ class Plan:
 
     def run(self, state: NodeState, kernel: Callable, *args: Any) -> Any:
         """A kernel's result; with profiling, the time that it takes is noted."""
-        if not self.profiles:
-            return kernel(*args)
-        start = time.perf_counter()
-        result = kernel(*args)
-        if self.stale.is_cuda:
-            torch.cuda.synchronize(self.stale.device)
-        state.seconds = time.perf_counter() - start
-        state.seconds_sum += state.seconds
-        return result
+        return kernel(*args) if self.timer is None else self.timer.run(state, kernel, *args)
 
     def constant(self, node: DeltaNode, inputs: Any) -> Any:
         """The value of a node that does not depend on the frame."""

@@ -4,19 +4,39 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from deltafx.build_info import build_info
 from deltafx.convert import convert
-from deltafx.converted import Converted, input_mask, reset, silence
+from deltafx.converted import Converted, forget_counts, reset, silence
 from deltafx.detections import Agreement, Detections
+from deltafx.masks import mask_of, over_frame
 from deltafx.measure import relative_error, tensors_of
 from deltafx.networks import Network
 from deltafx.report import report
+
+
+class Figures(NamedTuple):
+    """What one frame took."""
+
+    ms: float
+    macs: int
+    macs_dense: int
+    update_rate: float
+
+
+def means(done: Sequence[Figures]) -> dict[str, Any]:
+    """Means over all frames but the first, which is in full; over that one where it is alone."""
+    ms, macs, macs_dense, update_rate = map(statistics.fmean, zip(*(done[1:] or done), strict=True))
+    return {
+        "frames": len(done), "ms": ms, "update_rate": update_rate, "macs": macs, "macs_dense": macs_dense,
+        "macs_ratio": macs_dense / macs if macs else None,
+    }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,6 +55,10 @@ class Step:
         """Share of the input's pixels."""
         return float(np.count_nonzero(self.mask)) / self.mask.size
 
+    @property
+    def figures(self) -> Figures:
+        return Figures(self.ms, self.macs, self.macs_dense, self.update_rate)
+
 
 def advance(dm: Converted, network: Network, frame: np.ndarray) -> Step:
     """Show `dm`, which was converted from `network` with its preprocess, one uint8 RGB frame `[H, W, 3]`."""
@@ -42,18 +66,8 @@ def advance(dm: Converted, network: Network, frame: np.ndarray) -> Step:
     outputs = dm(frame)
     ms = 1e3 * (time.perf_counter() - started)
     totals = report(dm).totals
-    mask = over_frame(input_mask(dm)[0].cpu().numpy(), frame)
+    mask = over_frame(mask_of(dm), frame)
     return Step(ms, totals["macs"], totals["macs_dense"], mask, outputs, network.meaning(outputs))
-
-
-def over_frame(mask: np.ndarray, frame: np.ndarray) -> np.ndarray:
-    """A copy of the mask in the frame's size: detectors resize a picture, and pad it to the right and below."""
-    scale = min(m / f for m, f in zip(mask.shape, frame.shape, strict=False))
-    rows, columns = (
-        np.minimum(((np.arange(f) + 0.5) * scale).astype(int), m - 1)
-        for m, f in zip(mask.shape, frame.shape, strict=False)
-    )
-    return mask[np.ix_(rows, columns)]
 
 
 @dataclass
@@ -89,6 +103,7 @@ class Run:
             "mode": self.mode,
             "ms": ms,
             "ms_median": statistics.median(self.ms),
+            "ms_quartiles": quartiles(self.ms),
             "speed_up": statistics.fmean(dense_ms) / ms,
             "update_rate": statistics.fmean(self.update_rates),
             "macs": macs,
@@ -116,22 +131,36 @@ class Shown:
 class Playback:
     """A dense network, in eager PyTorch and channels last, and one converted from it in each mode.
 
-    Changes the memory format of the network's weights, to channels last. Raises ConvertError where it does not convert.
+    `options` are those of `convert`. `converted` has networks that are converted already, by what to call them, instead
+    of `modes`. Changes the memory format of the network's weights, to channels last. Raises ConvertError where it does
+    not convert.
     """
 
-    def __init__(self, network: Network, modes: Iterable[str]):
+    def __init__(
+        self,
+        network: Network,
+        modes: Iterable[str] = (),
+        options: Mapping[str, Any] | None = None,
+        converted: Mapping[str, Converted] | None = None,
+    ):
         self.network = network
-        self.runs = [Run(mode, convert(network.model, mode=mode, preprocess=network.preprocess)) for mode in modes]
+        self.runs = [Run(name, dm) for name, dm in (converted or {}).items()]
+        self.runs += [
+            Run(mode, convert(network.model, mode=mode, preprocess=network.preprocess, options=dict(options or {})))
+            for mode in modes
+        ]
         for run in self.runs:
             silence(run.dm)  # the figures say it
         self.dense = network.model.to(memory_format=torch.channels_last)
         self.dense_ms: list[float] = []
         self.macs_dense = 0
+        self.size: list[int] = []  # of the frames, height and width
 
     def play(self, frames: Iterable[np.ndarray], dense_every: int = 1) -> Iterator[Shown]:
         """Go through frames of one size, from the start: the first of them is computed in full, and counts nowhere.
 
-        The dense network sees the first two, and then every n-th only; it is then that results are compared.
+        The dense network sees the first two, and then every n-th only; it is then that results are compared. The means
+        in the converted networks' reports are over the same frames as those of `summaries`.
         """
         for run in self.runs:
             reset(run.dm)
@@ -141,8 +170,12 @@ class Playback:
                 want, dense_ms = self.run_dense(frame)
                 meaning = self.network.meaning(want)
             steps = {run.mode: advance(run.dm, self.network, frame) for run in self.runs}
+            self.size = list(frame.shape[:2])
             self.macs_dense = max(step.macs_dense for step in steps.values())
-            for run in self.runs if number else ():
+            for run in self.runs:
+                if number == 0:
+                    forget_counts(run.dm)
+                    continue
                 run.take(steps[run.mode])
                 if dense_ms is not None:
                     run.judge(steps[run.mode], want, meaning)
@@ -160,3 +193,30 @@ class Playback:
 
     def summaries(self) -> list[dict[str, Any]]:
         return [run.summary(self.dense_ms, self.macs_dense) for run in self.runs] if self.dense_ms else []
+
+    def result(self, clip: str, stopped: str | None = None) -> dict[str, Any]:
+        """What came out, for JSON: means, and every frame but the first. `stopped` says why it ended early, if it did.
+
+        It needs two frames at least.
+        """
+        dense = {
+            "ms": statistics.fmean(self.dense_ms), "ms_median": statistics.median(self.dense_ms),
+            "ms_quartiles": quartiles(self.dense_ms), "macs": self.macs_dense,
+        }  # fmt: skip
+        by_frame: dict[str, Any] = {"dense_ms": self.dense_ms}
+        for run in self.runs:
+            by_frame[run.mode] = {
+                "ms": run.ms, "macs": run.macs, "update_rate": run.update_rates, "relative_error": run.errors,
+            }  # fmt: skip
+        return {
+            "network": self.network.name, "note": self.network.note, "clip": clip, "frames": len(self.runs[0].ms) + 1,
+            "stopped": stopped, "size": self.size, "threads": torch.get_num_threads(), "build": build_info(),
+            "dense": dense, "modes": self.summaries(), "by_frame": by_frame,
+        }  # fmt: skip
+
+
+def quartiles(ms: list[float]) -> list[float]:
+    """Between which values half of them lie."""
+    ordered = sorted(ms)
+    quarter = len(ordered) // 4
+    return [ordered[quarter], ordered[-1 - quarter]]

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from deltafx.converted import Converted, check_converted, settings_of
+from deltafx.eager_times import EagerTimes
+from deltafx.edges import edges_of, handed_from, senders
 from deltafx.errors import unknown_name
 from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.parts import DeltaParts, Eager, Ran
 from deltafx.plan import Plan
 from deltafx.state import COMPUTED, UPDATED, NodeState
+from deltafx.views.csv_text import csv_text
+from deltafx.views.hints import Hint, hints
+from deltafx.views.rich_table import rich_report, show
+from deltafx.views.subtrees import Subtree, subtrees
+from deltafx.views.text import report_text
 
 EAGER = "eager"  # the kernel of a module that is in no delta graph
 
@@ -35,6 +44,9 @@ class NodeReport:
     state_bytes: int | None
     milliseconds: float | None  # of the last frame, with options={"profile": True}
     milliseconds_mean: float | None
+    inputs: tuple[str, ...]  # the nodes that it reads; those of another graph once a tensor came from it
+    shape: tuple[int, ...] | None  # of its output, or of the first of them
+    is_output: bool  # the graph returns what it sends
 
 
 @dataclass(frozen=True)
@@ -59,49 +71,32 @@ class Report:
         raise KeyError(unknown_name("node", path, [node.path for node in self.nodes]))
 
     def __str__(self) -> str:
-        head = ("node", "operator", "kernel", "threshold", "updated", "mean", "MMACs", "dense", "state KiB", "ms")
-        rows = [
-            (
-                node.path,
-                shorten(node.operator, 44),
-                node.kernel,
-                number(node.threshold, "{:.3g}"),
-                number(node.update_rate, "{:.1%}"),
-                number(node.update_rate_mean, "{:.1%}"),
-                number(node.macs, "{:.1f}", 1e-6),
-                number(node.macs_dense, "{:.1f}", 1e-6),
-                number(node.state_bytes, "{:.0f}", 1 / 1024),
-                number(node.milliseconds, "{:.2f}"),
-            )
-            for node in self.nodes
-        ]
-        columns = len(head) - (self.totals["milliseconds"] is None)  # times only where there are any
-        lines = [table(head[:columns], [row[:columns] for row in rows]), "", *self.summary()]
-        dense = [node for node in self.nodes if node.reason is not None]
-        lines += [f"dense: {node.path} ({node.operator}): {node.reason}" for node in dense]
-        slow = [node for node in self.nodes if node.note is not None]
-        lines += [f"reference kernel: {node.path} ({node.operator}): {node.note}" for node in slow]
-        return "\n".join(lines)
+        return report_text(self)
 
-    def summary(self) -> list[str]:
-        totals = self.totals
-        parts = f" in {totals['graphs']} graphs" if totals["graphs"] != 1 or totals["eager_modules"] else ""
-        outside = f", {totals['eager_modules']} modules outside of them" if totals["eager_modules"] else ""
-        lines = [
-            f"{totals['delta_nodes']} nodes in delta form, {totals['dense_nodes']} dense{parts}{outside}; backend "
-            f"{self.backend}, payload {self.payload}, mode {self.mode}"
-        ]
-        if totals["macs_dense"] is not None:
-            share = totals["macs_delta_form"] / totals["macs_dense"] if totals["macs_dense"] else 1.0
-            lines.append(
-                f"{totals['macs_dense'] / 1e6:.1f} MMACs a dense frame, {share:.1%} of them in delta form; last frame "
-                f"computed {totals['macs'] / 1e6:.1f}, the mean of {self.frames} frames {totals['macs_mean'] / 1e6:.1f}"
-            )
-            lines.append(
-                f"state {totals['state_bytes'] / 2**20:.1f} MiB for {self.streams} streams "
-                f"(predicted {totals['predicted_state_bytes'] / 2**20:.1f})"
-            )
-        return lines
+    def __rich__(self) -> Any:
+        return rich_report(self)
+
+    def show(self) -> None:
+        """Print it: as a coloured table in a terminal (with `rich`), as plain text elsewhere."""
+        show(self)
+
+    def subtrees(self, depth: int | None = None) -> tuple[Subtree, ...]:
+        """Totals of every module and what is below it, the whole network first; see `deltafx.views.subtrees`."""
+        return subtrees(self, depth)
+
+    def hints(self) -> tuple[Hint, ...]:
+        """What to do next, what saves most first; see `deltafx.views.hints`."""
+        return hints(self)
+
+    def to_csv(self, path: str | PathLike[str] | None = None) -> str:
+        """The nodes as comma-separated values with a head, which are also written to `path` if it is given.
+
+        Lists are joined by spaces (shapes by x), and what is not known is empty.
+        """
+        text = csv_text(self)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
 
 
 def report(dm: Converted) -> Report:
@@ -109,9 +104,12 @@ def report(dm: Converted) -> Report:
     check_converted(dm, "report")
     calls = dm.ran if isinstance(dm, DeltaParts) else [Ran("", dm, 0)]
     plans = [next((plan for plan in ran.graph.runtime.plans if plan.call == ran.number), None) for ran in calls]
-    nodes = [row for ran, plan in zip(calls, plans, strict=True) for row in rows_of(ran, plan)]
+    nodes: list[NodeReport] = []
+    known_masks: dict[int, str] = {}
+    for ran, plan in zip(calls, plans, strict=True):
+        nodes += rows_of(ran, plan, known_masks)
     if isinstance(dm, DeltaParts):
-        nodes += [eager_row(each) for each in dm.eager()]
+        nodes += [eager_row(each, dm.times) for each in dm.eager()]
     known = [plan for plan in plans if plan is not None]
     settings = settings_of(dm)
     return Report(
@@ -125,23 +123,41 @@ def report(dm: Converted) -> Report:
     )
 
 
-def rows_of(ran: Ran, plan: Plan | None) -> list[NodeReport]:
-    """The rows of one graph. If it is called several times in a frame, names say which call, from the second on."""
-    modules = [ran.graph.get_submodule(str(n.target)) for n in ran.graph.graph.find_nodes(op="call_module")]
-    rows = [row(module, plan) for module in modules if isinstance(module, (DeltaNode, DenseToDelta))]
-    return [replace(each, path=f"{each.path}@{ran.number + 1}") for each in rows] if ran.number else rows
+def rows_of(ran: Ran, plan: Plan | None, known_masks: dict[int, str]) -> list[NodeReport]:
+    """The rows of one graph. If it is called several times in a frame, names say which call, from the second on.
+
+    `known_masks` has the senders of the graphs before, and gets those of this one.
+    """
+
+    def name(path: str) -> str:
+        return f"{path}@{ran.number + 1}" if ran.number else path
+
+    edges, rows = edges_of(ran.graph), []
+    for module in edges.modules:
+        state = plan.nodes.get(module.path) if plan else None
+        inputs = tuple(map(name, edges.inputs[module.path]))
+        if isinstance(module, DenseToDelta) and state is not None:
+            inputs = handed_from(state, known_masks)
+        rows.append(row(module, plan, name(module.path), inputs, module.path in edges.returned))
+    if plan is not None:
+        known_masks.update(senders(plan, name))
+    return rows
 
 
-def eager_row(module: Eager) -> NodeReport:
+def eager_row(module: Eager, times: EagerTimes | None) -> NodeReport:
+    last, mean = times.of(module.path) if times else (None, None)
     unknown = {each.name: None for each in fields(NodeReport)}
     known = {
         "path": module.path, "operator": module.kind, "fused_from": (module.path,), "kernel": EAGER,
         "reason": module.reason, "macs": module.macs, "macs_mean": float(module.macs), "macs_dense": module.macs,
+        "inputs": (), "is_output": False, "milliseconds": last, "milliseconds_mean": mean,
     }  # fmt: skip
     return NodeReport(**{**unknown, **known})  # type: ignore[arg-type]
 
 
-def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
+def row(
+    node: DeltaNode | DenseToDelta, plan: Plan | None, path: str, inputs: tuple[str, ...], is_output: bool
+) -> NodeReport:
     state = plan.nodes.get(node.path) if plan else None
     operator = node.operator if isinstance(node, DeltaNode) else "dense_to_delta"
     reason = why_dense(node, state)
@@ -152,7 +168,7 @@ def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
     last_ms, mean_ms = times(state, plan)
     constant = plan is not None and node.path in plan.constants
     return NodeReport(
-        path=node.path,
+        path=path,
         operator=operator,
         fused_from=node.fused_from if isinstance(node, DeltaNode) else (node.path,),
         kernel="constant" if constant else "dense" if reason else kernel.name,
@@ -167,13 +183,17 @@ def row(node: DeltaNode | DenseToDelta, plan: Plan | None) -> NodeReport:
         state_bytes=sum(t.numel() * t.element_size() for t in state.tensors()) if state else None,
         milliseconds=last_ms,
         milliseconds_mean=mean_ms,
+        inputs=inputs,
+        shape=tuple(state.leaves[0].shape) if state and state.leaves else None,
+        is_output=is_output,
     )
 
 
 def times(state: NodeState | None, plan: Plan | None) -> tuple[float | None, float | None]:
     """Milliseconds of the last frame, and their mean, where they are measured."""
-    if plan is None or state is None or not plan.profiles:
+    if plan is None or state is None or plan.timer is None:
         return None, None
+    plan.timer.settle()
     return 1000 * state.seconds, 1000 * state.seconds_sum / plan.counted_frames if plan.counted_frames else None
 
 
@@ -215,7 +235,7 @@ def total(nodes: Sequence[NodeReport], plans: Sequence[Plan], graphs: int) -> di
 
     eager = [node for node in nodes if node.kernel == EAGER]
     delta = [node for node in nodes if node.reason is None]
-    profiled = any(plan.profiles for plan in plans)
+    profiled = any(plan.timer is not None for plan in plans)
     return {
         "graphs": graphs,
         "nodes": len(nodes) - len(eager),
@@ -229,29 +249,5 @@ def total(nodes: Sequence[NodeReport], plans: Sequence[Plan], graphs: int) -> di
         "state_bytes": sum(plan.bytes for plan in plans) if plans else None,
         "predicted_state_bytes": sum(plan.predicted_bytes for plan in plans) if plans else None,
         "milliseconds": add("milliseconds") if profiled else None,
+        "milliseconds_mean": add("milliseconds_mean") if profiled else None,
     }
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Plain text
-
-
-def number(value: float | None, form: str, scale: float = 1.0) -> str:
-    return "-" if value is None else form.format(value * scale)
-
-
-def shorten(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
-
-
-def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Columns of text: names to the left, numbers to the right."""
-    widths = [max(len(line[i]) for line in [head, *rows]) for i in range(len(head))]
-    textual = [not any(line[i][:1].isdigit() for line in rows) for i in range(len(head))]
-    textual[0] = True
-
-    def line(cells: tuple[str, ...]) -> str:
-        pairs = zip(cells, widths, textual, strict=True)
-        return "  ".join(cell.ljust(w) if left else cell.rjust(w) for cell, w, left in pairs).rstrip()
-
-    return "\n".join([line(head), "  ".join("-" * w for w in widths), *map(line, rows)])

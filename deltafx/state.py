@@ -168,6 +168,11 @@ class NodeState:
         self.kernel = kernel
         self.deltas = tree_map_only(Leaf, lambda leaf: leaf.delta, self.nest)
 
+    def add_seconds(self, seconds: float) -> None:
+        """A frame took this long."""
+        self.seconds = seconds
+        self.seconds_sum += seconds
+
     def forget_counts(self) -> None:
         self.seconds_sum = 0.0
         for leaf in self.leaves:

@@ -8,6 +8,17 @@ from pathlib import Path
 from torch import nn
 
 
+def fixed_size(path: str | PathLike[str]) -> tuple[int, int] | None:
+    """Height and width of the frames that the network in an ONNX file says it takes, None where any will do."""
+    import onnx
+
+    graph = onnx.load(str(path), load_external_data=False).graph
+    constants = {constant.name for constant in graph.initializer}
+    first = next((each for each in graph.input if each.name not in constants), None)
+    sizes = [size.dim_value for size in first.type.tensor_type.shape.dim] if first is not None else []
+    return (sizes[2], sizes[3]) if len(sizes) == 4 and min(sizes[2:]) > 0 else None
+
+
 def read_onnx(path: str | PathLike[str]) -> nn.Module:
     """The network in an ONNX file, in evaluation mode, for any number of streams.
 

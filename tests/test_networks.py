@@ -31,6 +31,15 @@ def test_torchvision_without_weights_says_so(offline):
     torch.testing.assert_close(dict(network.model.state_dict()), dict(other), rtol=0, atol=0)
 
 
+def test_what_a_download_says_is_no_result(capsys):
+    def build(weights):
+        print("Downloading:")
+        return torch.nn.Conv2d(3, 1, 1)
+
+    networks.pretrained(build)
+    assert capsys.readouterr() == ("", "Downloading:\n")
+
+
 def test_without_weights_for_the_backbone_either(offline):
     assert load_network("lraspp_mobilenet_v3_large").note.startswith("random weights")
 
@@ -99,3 +108,48 @@ def test_a_detector_takes_a_batch(monkeypatch):
     assert torch.equal(first.boxes, batch[0, 0, :2, :4])
     assert len(network.postprocess(network.model(batch))) == 2
     assert network.fit(301, 203) == (301, 203)
+
+
+FILE = """
+import torch
+from deltafx.networks import Network, UNIT
+
+def model():
+    return torch.nn.Conv2d(3, 2, 1).train()
+
+def network():
+    return Network("mine", model().eval(), UNIT, stride=16)
+
+def nothing():
+    return 3
+"""
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "net.py"
+    path.write_text(FILE)
+    return path
+
+
+def test_a_function_in_a_file_gives_a_model(file):
+    network = load_network(f"{file}:model")
+    assert not network.model.training
+    assert (network.preprocess, network.stride) == (networks.UNIT, 1)
+    assert "--mean and --std" in network.note
+    other = Preprocess(mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert (load_network(f"{file}:model", other).preprocess, load_network(f"{file}:model", other).note) == (other, None)
+
+
+def test_a_function_in_a_file_gives_a_network(file):
+    network = load_network(f"{file}:network")
+    assert (network.name, network.stride, network.note) == ("mine", 16, None)
+
+
+def test_what_a_file_does_not_give(file, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.py: no such file"):
+        load_network(f"{tmp_path / 'none.py'}:model")
+    with pytest.raises(ValueError, match=r"unknown function in .*'modle'\. Did you mean 'model'"):
+        load_network(f"{file}:modle")
+    with pytest.raises(ValueError, match=r"returned int; a torch\.nn\.Module or a Network is expected"):
+        load_network(f"{file}:nothing")

@@ -4,8 +4,9 @@ import torch
 from torch import nn
 
 from deltafx.detections import Detections
+from deltafx.masks import over_frame
 from deltafx.networks import UNIT, Network
-from deltafx.playback import Playback, over_frame
+from deltafx.playback import Playback
 from tests.clips import scene
 
 

@@ -11,11 +11,12 @@ from tests.small import PAYLOADS, frame, small, touched
 
 COLUMNS = {
     "path", "operator", "fused_from", "kernel", "reason", "threshold", "update_rate", "update_rate_mean", "macs",
-    "macs_mean", "macs_dense", "state_bytes", "note", "milliseconds", "milliseconds_mean",
+    "macs_mean", "macs_dense", "state_bytes", "note", "milliseconds", "milliseconds_mean", "inputs", "shape",
+    "is_output",
 }  # fmt: skip
 TOTALS = {
     "graphs", "nodes", "delta_nodes", "dense_nodes", "eager_modules", "macs", "macs_mean", "macs_dense",
-    "macs_delta_form", "state_bytes", "predicted_state_bytes", "milliseconds",
+    "macs_delta_form", "state_bytes", "predicted_state_bytes", "milliseconds", "milliseconds_mean",
 }  # fmt: skip
 
 

@@ -15,7 +15,10 @@ app = typer.Typer(
 )
 
 # Files of this folder, in the order of the help.
-COMMANDS = ("demo", "run", "compare", "estimate", "calibrate", "coverage", "doctor")
+COMMANDS = (
+    "demo", "run", "compare", "estimate", "calibrate", "inspect", "draw", "html", "explore", "record", "bench",
+    "coverage", "doctor",
+)  # fmt: skip
 
 for each in COMMANDS:
     importlib.import_module(f"deltafx.cli.{each}").register(app)

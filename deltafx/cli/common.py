@@ -7,6 +7,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,11 +36,30 @@ class Mode(str, Enum):
     fast = "fast"
 
 
-ModelOption = Annotated[
-    str, typer.Option("--model", "-m", help="centerface, mobilenet_v2, a name of torchvision, timm:NAME, or FILE.onnx")
-]
+MODEL_HELP = "centerface, mobilenet_v2, a name of torchvision, timm:NAME, FILE.onnx, or FILE.py:FUNCTION"
+
+
+def models_like(start: str) -> list[str]:
+    """The names that a network's can be completed to."""
+    from deltafx import models_zoo
+
+    names = list(models_zoo.NAMES)
+    with contextlib.suppress(ImportError):
+        from torchvision import models
+
+        names += [name for name in models.list_models() if name not in names]
+    return [name for name in names if name.startswith(start)]
+
+
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=models_like)]
+ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, autocompletion=models_like)]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="what counts as changed")]
 FramesOption = Annotated[int | None, typer.Option("--frames", "-n", min=2, help="how many frames; all by default")]
+ClipOption = Annotated[
+    str | None,
+    typer.Option("--clip", help="a video file, a camera's number or a stream's URL; without it a made-up scene"),
+]
+FewFramesOption = Annotated[int, typer.Option("--frames", "-n", min=2, help="how many frames")]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="the result as JSON on standard output, and nothing else there")
 ]
@@ -103,8 +123,11 @@ def numbers(text: str, option: str) -> list[float]:
 
 def size_of(text: str | None, video: Video) -> tuple[int, int]:
     """Height and width that --size names, or the video's."""
-    if text is None:
-        return video.height, video.width
+    return (video.height, video.width) if text is None else parsed_size(text)
+
+
+def parsed_size(text: str) -> tuple[int, int]:
+    """Height and width that --size names."""
     try:
         width, height = (int(side) for side in text.lower().split("x"))
     except ValueError:
@@ -112,6 +135,11 @@ def size_of(text: str | None, video: Video) -> tuple[int, int]:
     if width < 1 or height < 1:
         raise ValueError(f"--size is {text!r}; a width and a height are expected, as 640x480")
     return height, width
+
+
+def made_room(path: Path) -> None:
+    """The folder of a file that is about to be written is there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def tell(*notes: str | None) -> None:

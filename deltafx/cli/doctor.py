@@ -37,6 +37,8 @@ PACKAGES = {
     "PIL": ("films", "pip install 'deltafx[demo]'"),
     "onnx2torch": ("ONNX files, CenterFace", "pip install 'deltafx[demo]'"),
     "timm": ("networks of timm", "pip install 'deltafx[zoo]'"),
+    "pydot": ("pictures of graphs", "pip install 'deltafx[draw]'"),
+    "model_explorer": ("`deltafx explore`", "pip install 'deltafx[explore]'"),
     "effdet": ("EfficientDet, for `deltafx coverage`", "pip install 'deltafx[zoo]'"),
 }
 
@@ -116,6 +118,9 @@ def findings() -> list[Finding]:
     npm = shutil.which("npm")
     found.append(Finding("npm", npm is not None, npm or "not installed; the demo shows another clip, without faces",
                          None if npm else "install Node.js"))  # fmt: skip
+    dot = shutil.which("dot")
+    found.append(Finding("dot", dot is not None, dot or "not installed; it is for pictures of graphs",
+                         None if dot else "install Graphviz: apt install graphviz, brew install graphviz"))  # fmt: skip
     folder = cache_dir()
     writable = os.access(next(each for each in (folder, *folder.parents) if each.exists()), os.W_OK)
     found.append(Finding("cache", writable, str(folder), None if writable else "DELTAFX_CACHE=FOLDER names another"))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import typer
 
@@ -41,7 +40,7 @@ def run(
 ) -> int:
     import deltafx
     from deltafx.picture import delta_panel, side_by_side
-    from deltafx.playback import advance
+    from deltafx.playback import Figures, advance, means
     from deltafx.video import Video, VideoError, VideoWriter
 
     network = load_network(model, common.statistics(mean, std))
@@ -55,7 +54,7 @@ def run(
             try:
                 for picture in source.frames(frames, (height, width)):
                     step = advance(dm, network, picture)
-                    done.append(Figures(step.ms, step.macs, step.macs_dense, step.update_rate))
+                    done.append(step.figures)
                     if film is not None:
                         film.write(side_by_side([delta_panel(picture, step, f"{network.name}, {mode.value}")]))
                     count()
@@ -69,31 +68,13 @@ def run(
         raise VideoError(stopped or f"{video}: no frame was read")
     result = {
         "network": network.name, "video": video, "mode": mode.value, "size": [height, width], "stopped": stopped,
-        **summary(done), "film": str(out) if out else None,
+        **means(done), "film": str(out) if out else None,
     }  # fmt: skip
     if as_json:
         common.print_json(result)
     else:
         say(result)
     return common.ended(stopped)
-
-
-class Figures(NamedTuple):
-    """Of one frame."""
-
-    ms: float
-    macs: int
-    macs_dense: int
-    update_rate: float
-
-
-def summary(done: list[Figures]) -> dict[str, Any]:
-    """Means over all frames but the first, which is in full; over that one where it is alone."""
-    ms, macs, macs_dense, update_rate = map(statistics.fmean, zip(*(done[1:] or done), strict=True))
-    return {
-        "frames": len(done), "ms": ms, "update_rate": update_rate, "macs": macs, "macs_dense": macs_dense,
-        "macs_ratio": macs_dense / macs if macs else None,
-    }  # fmt: skip
 
 
 def say(result: dict[str, Any]) -> None:

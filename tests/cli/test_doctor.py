@@ -17,6 +17,8 @@ def test_all_is_looked_at(run):
         "av",
         "timm",
         "npm",
+        "dot",
+        "model_explorer",
         "cache",
     } <= set(found)
     assert done.code == (0 if found["backend cpu"]["well"] else 1)
@@ -37,6 +39,7 @@ def test_what_is_missing_has_a_fix(run, monkeypatch):
         "fix": "pip install 'deltafx[demo]'",
     }  # fmt: skip
     assert found["npm"]["fix"] == "install Node.js"
+    assert found["dot"]["fix"].startswith("install Graphviz")
     assert found["backend cpu"]["well"] is False
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import deltafx
-from deltafx.models_zoo.onnx_file import read_onnx
+from deltafx.models_zoo.onnx_file import fixed_size, read_onnx
 from tests.tiny_onnx import write_tiny_onnx
 
 pytest.importorskip("onnx2torch")
@@ -68,3 +68,7 @@ def test_what_onnx2torch_cannot_convert(tmp_path, path):
     onnx.save(model, str(path))
     with pytest.raises(ValueError, match=r"tiny\.onnx: onnx2torch cannot convert it: .*Det"):
         read_onnx(path)
+
+
+def test_the_size_that_it_was_exported_for(tmp_path):
+    assert fixed_size(write_tiny_onnx(tmp_path / "tiny.onnx")) == (32, 32)

@@ -1,0 +1,72 @@
+"""The time of every node, with `options={"profile": True}`: the one source of all times per node that are shown.
+
+Each node adds to `NodeState.seconds` (of the last frame) and `seconds_sum` (since the last reset), which `report`
+reads; tables, pictures, pages and benchmarks read the report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from deltafx.state import NodeState
+
+KEPT_FRAMES = 64  # whose events wait to be read
+
+
+class HostTimer:
+    """Where kernels return when they are done: wall-clock time."""
+
+    def run(self, state: NodeState, kernel: Callable, *args: Any) -> Any:
+        start = time.perf_counter()
+        result = kernel(*args)
+        state.add_seconds(time.perf_counter() - start)
+        return result
+
+    def end_frame(self) -> None:
+        """The frame ran to its end."""
+
+    def settle(self) -> None:
+        """What ran so far is in the states from here on."""
+
+
+class DeviceTimer:
+    """On a GPU: events before and behind each node's kernels, read later, so that no frame waits for the device."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.frames = 0
+        self.marks: list[tuple[NodeState, Any, Any]] = []  # in order, not read yet
+        self.free: list[Any] = []
+
+    def run(self, state: NodeState, kernel: Callable, *args: Any) -> Any:
+        start, end, stream = self.event(), self.event(), torch.cuda.current_stream(self.device)
+        start.record(stream)
+        result = kernel(*args)
+        end.record(stream)
+        self.marks.append((state, start, end))
+        return result
+
+    def event(self) -> Any:
+        return self.free.pop() if self.free else torch.cuda.Event(enable_timing=True)
+
+    def end_frame(self) -> None:
+        self.frames += 1
+        if self.frames >= KEPT_FRAMES:
+            self.settle()
+
+    def settle(self) -> None:
+        """Waits for the last event."""
+        marks, self.marks, self.frames = self.marks, [], 0
+        if marks:
+            marks[-1][2].synchronize()
+        for state, start, end in marks:
+            state.add_seconds(start.elapsed_time(end) / 1000)
+            self.free += (start, end)
+
+
+def timer_for(device: torch.device) -> HostTimer | DeviceTimer:
+    return DeviceTimer(device) if device.type == "cuda" else HostTimer()
