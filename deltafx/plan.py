@@ -70,6 +70,7 @@ class Plan:
         self.captures = False  # frames, as CUDA graphs; settled when the kernels are bound
         self.frame_graph: Any = None
         self.frame_program: Any = None
+        self.runs_programs = options.frame_program
         self.last_forced: Tensor | None = None
         self.scratch: dict[Any, Any] = {}  # temporaries of the kernels, which live while one node runs
 

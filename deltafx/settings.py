@@ -48,6 +48,8 @@ class Options:
     cuda_graph: on a GPU, launch a frame's kernels as one CUDA graph, once the first frames have run.
     dense_switch: on the CPU, run a layer densely in a frame that changes so much of it that this is faster. Off, the
         result does not depend on the frames before, bit for bit.
+    frame_program: on the CPU, run a frame's compiled nodes as one program, once the first frames have run; off, each is
+        called from Python.
     isa: the CPU's instruction set: "avx512", "avx2" or "portable"; None takes the best that it has.
     profile: note the time of every node, for `report`.
     max_state_bytes: refuse frames whose state would take more; the shapes used longest ago make room first.
@@ -57,6 +59,7 @@ class Options:
     copy_outputs: bool = True
     cuda_graph: bool = True
     dense_switch: bool = True
+    frame_program: bool = True
     isa: str | None = None
     profile: bool = False
     max_state_bytes: int | None = None

@@ -93,5 +93,8 @@ PYBIND11_MODULE(_cpu, m) {
       .def("reduce", appends(&deltafx::reduce_call))
       .def("force", &Program::force)
       .def("run", &Program::run, py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("count", &Program::count);
+      .def_property_readonly("count", &Program::count)
+      .def("time", &Program::time, py::arg("on"))
+      .def("spend", &Program::spend, py::arg("node"), py::arg("seconds"))
+      .def("take_times", &Program::take_times);
 }

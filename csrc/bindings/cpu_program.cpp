@@ -1,5 +1,6 @@
 #include "cpu_program.h"
 
+#include <chrono>
 #include <utility>
 
 namespace deltafx {
@@ -39,15 +40,39 @@ int64_t Program::run(int64_t first, int64_t end) {
   TORCH_CHECK_INDEX(0 <= first && first <= end && end <= size(), "program: nodes ", first, " to ", end, " of ", size());
   for (int64_t index = first; index < end; ++index) {
     ProgramNode& node = nodes_[index];
-    const uint8_t* refresh = refresh_of(node);
-    for (auto& part : node.parts) {
-      count_ = part.collect.run(refresh);
-      if (count_ == 0) continue;
-      if (count_ > node.dense_above) return index;
-      for (Call& call : part.calls) call.run(count_, refresh);
+    if (!times_) {
+      if (!run_node(node)) return index;
+      continue;
     }
+    const auto start = std::chrono::steady_clock::now();
+    const bool done = run_node(node);
+    node.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    node.seconds_sum += node.seconds;
+    if (!done) return index;
   }
   return end;
+}
+
+bool Program::run_node(ProgramNode& node) {
+  const uint8_t* refresh = refresh_of(node);
+  for (auto& part : node.parts) {
+    count_ = part.collect.run(refresh);
+    if (count_ == 0) continue;
+    if (count_ > node.dense_above) return false;
+    for (Call& call : part.calls) call.run(count_, refresh);
+  }
+  return true;
+}
+
+void Program::spend(int64_t node, double seconds) {
+  nodes_.at(node).seconds += seconds;
+  nodes_.at(node).seconds_sum += seconds;
+}
+
+std::vector<std::pair<double, double>> Program::take_times() {
+  std::vector<std::pair<double, double>> taken;
+  for (ProgramNode& node : nodes_) taken.emplace_back(node.seconds, std::exchange(node.seconds_sum, 0.0));
+  return taken;
 }
 
 }  // namespace deltafx

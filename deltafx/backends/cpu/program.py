@@ -1,13 +1,14 @@
 """A frame without Python between its nodes: one compiled object runs all of a plan's compiled nodes.
 
 The graph stays what it is: it runs node by node in the first frames, until every threshold is measured, and whenever
-somebody looks on (checker, profiler, hooks). What has no compiled kernel, and a layer that is faster densely in this
+somebody looks on (checker, hooks). What has no compiled kernel, and a layer that is faster densely in this
 frame, is run from Python here too, at its place in the order.
 """
 
 from __future__ import annotations
 
 import operator
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,10 @@ class FrameProgram:
     def run(self, given: list[Any]) -> Any:
         """One frame; `given` has the value of each placeholder."""
         plan, values, result = self.plan, dict(self.sent), None
+        self.program.time(plan.profiles)
+        if plan.timer is not None and plan.timer.program is not self:
+            plan.timer.settle()  # what another program measured
+            plan.timer.program = self
         arguments = iter(given)
         self.force()
         for part in self.order:
@@ -104,8 +109,18 @@ class FrameProgram:
         while (at := self.program.run(at, end)) < end:
             state = self.plan.nodes[self.modules[at].path]
             state.rows = self.plan.rows if state.aligned else self.plan.rows.any()
+            start = time.perf_counter()
             self.kernels[at].compute(self.program.count, self.kernels[at].flags.of(state), state, self.plan)
+            if self.plan.profiles:
+                self.program.spend(at, time.perf_counter() - start)
             at += 1
+
+    def take_times(self) -> None:
+        """What the program measured of its nodes is in their states from here on."""
+        for module, (last, total) in zip(self.modules, self.program.take_times(), strict=True):
+            state = self.plan.nodes[module.path]
+            if total:
+                state.seconds, state.seconds_sum = last, state.seconds_sum + total
 
 
 def compiled(module: Any, plan: Plan) -> bool:
@@ -149,7 +164,7 @@ def is_measured(graph_module: fx.GraphModule, plan: Plan) -> bool:
 
 def frame_program(graph_module: fx.GraphModule, plan: Plan) -> FrameProgram | None:
     """The program for the frame that is about to run; None where it runs node by node."""
-    if plan.frame == 0 or plan.checker is not None or plan.profiles or any_module_is_watched():
+    if plan.frame == 0 or plan.checker is not None or not plan.runs_programs or any_module_is_watched():
         return None
     program = plan.frame_program
     if program is None or not program.holds():

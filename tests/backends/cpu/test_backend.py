@@ -285,7 +285,7 @@ def stop(*args: Any) -> None:
 @pytest.mark.parametrize("node_by_node", [False, True])
 def test_an_interrupted_frame_is_followed_by_a_full_one(node_by_node: bool, monkeypatch: Any) -> None:
     model = small()
-    dm = deltafx.convert(model, backend="cpu", options={"profile": node_by_node})
+    dm = deltafx.convert(model, backend="cpu", options={"frame_program": not node_by_node})
     dm(frame())
     dm(frame())
     plan = dm.runtime.plans[0]

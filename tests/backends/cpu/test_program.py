@@ -20,7 +20,7 @@ from tests.small import WithIsland, frame, small, touched
 pytest.importorskip("deltafx._cpu")
 from deltafx.backends.cpu import convolution  # noqa: E402
 
-NODE_BY_NODE = {"profile": True}
+NODE_BY_NODE = {"frame_program": False}
 
 
 def pair(model: nn.Module, **settings: Any) -> tuple[Any, Any]:
@@ -87,6 +87,33 @@ def test_what_has_no_kernel_runs_at_its_place() -> None:
     for number in range(4):
         assert_same_frame(dm, stepped, touched(frame(), stream=number % 2, amount=number))
     assert ran_as_program(dm)
+
+
+def test_a_program_is_timed(monkeypatch: Any) -> None:
+    monkeypatch.setattr(convolution, "NEVER", 0.2)  # layers that run densely, from Python, are timed as well
+    dm = deltafx.convert(network(), backend="cpu", options={"profile": True})
+    for picture in pictures(4):
+        dm(picture)
+    assert ran_as_program(dm)
+    last = {node.path: node.milliseconds for node in deltafx.report(dm).nodes if node.kernel != "constant"}
+    assert all(0 < time < 1000 for time in last.values())
+    sums = {node.path: 4 * node.milliseconds_mean for node in deltafx.report(dm).nodes if node.path in last}
+    dm(pictures(1)[0])
+    assert ran_as_program(dm)
+    for node in deltafx.report(dm).nodes:
+        if node.path in last:
+            assert 5 * node.milliseconds_mean == pytest.approx(sums[node.path] + node.milliseconds)
+            assert sums[node.path] >= last[node.path]
+    deltafx.reset(dm)
+    assert deltafx.report(dm)["stem"].milliseconds_mean is None
+
+
+def test_without_profiling_a_program_has_no_times() -> None:
+    dm = deltafx.convert(small(), backend="cpu")
+    for _ in range(3):
+        dm(frame())
+    assert ran_as_program(dm)
+    assert dm.runtime.plans[0].frame_program.program.take_times() == [(0.0, 0.0)] * 3
 
 
 def test_hooks_see_every_frame() -> None:

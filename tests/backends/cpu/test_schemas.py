@@ -47,7 +47,7 @@ class Record(TorchDispatchMode):
 @pytest.fixture(scope="module")
 def calls() -> dict[str, tuple]:
     torch.manual_seed(0)
-    node_by_node = {"profile": True}  # else a frame is one compiled program, which calls no operators
+    node_by_node = {"frame_program": False}  # else a frame is one compiled program, which calls no operators
     dm = deltafx.convert(Everything().eval(), backend="cpu", threshold=0.1, options=node_by_node)
     first = torch.randn(2, 3, 17, 19)
     dm(first)
