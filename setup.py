@@ -46,8 +46,8 @@ PACKAGES += [f"deltafx.{name}" for folder in MAPPED for name in find_packages(in
 
 DEMO = ["av", "onnx2torch", "pillow", "rich", "torchvision", "typer"]
 ZOO = [*DEMO, "effdet", "onnx", "timm"]  # all networks of `deltafx coverage`
-BENCH = ["rich", "torchvision", "typer"]
-DEV = [*DEMO, *BENCH, "hypothesis", "mypy", "ninja", "pre-commit", "pybind11", "pytest", "pytest-xdist", "ruff"]
+BENCH = [*DEMO, "onnx", "onnxruntime", "openvino"]  # the opponents; a benchmark says who is missing
+DEV = [*DEMO, "hypothesis", "mypy", "ninja", "pre-commit", "pybind11", "pytest", "pytest-xdist", "ruff"]
 
 # DELTAFX_SANITIZE=1: with the address and undefined-behaviour sanitizers, which stop at the first error.
 SANITIZE = os.environ.get("DELTAFX_SANITIZE") == "1"

@@ -139,7 +139,9 @@ def measure_cases(dense: Dense, height: int, width: int, seconds: float, names: 
     prepared = {name: [side.prepare(frame) for frame in frames] for name, side in sides.items()}
     dm = deltafx.convert(dense.model, options=options)
     dm(dense.arguments(frames[1]))
-    error = relative_error(tensors_of(dm(dense.arguments(frames[0]))), tensors_of(dense.model(dense.arguments(frames[0]))))
+    error = relative_error(
+        tensors_of(dm(dense.arguments(frames[0]))), tensors_of(dense.model(dense.arguments(frames[0])))
+    )
     if not error <= TOLERANCE["f32"]:
         raise SystemExit(f"{dense.name}: deltafx differs by {error:.1e} (relative) from the network")
     shown = {case: frames[:1] if case == "nothing changed" else frames for case in masks(height, width)}
