@@ -49,8 +49,9 @@ EXPLORE = ["ai-edge-model-explorer"]
 DOCS = ["mkdocs-material", "mkdocstrings[python]"]
 DEMO = ["av", "onnx2torch", "pillow", "rich", "torchvision", "typer"]
 ZOO = [*DEMO, "effdet", "onnx", "timm"]  # all networks of `deltafx coverage`
-BENCH = ["matplotlib", "rich", "torchmetrics[detection]", "torchvision", "typer"]
-DEV = [*DEMO, *BENCH, *DRAW, *EXPLORE, *DOCS, "hypothesis", "mypy", "ninja", "playwright", "pre-commit", "pybind11"]
+MEASURE = ["matplotlib", "torchmetrics[detection]"]
+BENCH = [*DEMO, *MEASURE, "onnx", "onnxruntime", "openvino"]  # with the opponents; a benchmark says who is missing
+DEV = [*DEMO, *MEASURE, *DRAW, *EXPLORE, *DOCS, "hypothesis", "mypy", "ninja", "playwright", "pre-commit", "pybind11"]
 DEV += ["pytest", "pytest-xdist", "ruff", "sybil"]
 EXTRAS = {"bench": BENCH, "demo": DEMO, "dev": DEV, "docs": DOCS, "draw": DRAW, "explore": EXPLORE, "zoo": ZOO}
 

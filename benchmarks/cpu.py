@@ -139,7 +139,9 @@ def measure_cases(dense: Dense, height: int, width: int, seconds: float, names: 
     prepared = {name: [side.prepare(frame) for frame in frames] for name, side in sides.items()}
     dm = deltafx.convert(dense.model, options=options)
     dm(dense.arguments(frames[1]))
-    error = relative_error(tensors_of(dm(dense.arguments(frames[0]))), tensors_of(dense.model(dense.arguments(frames[0]))))
+    error = relative_error(
+        tensors_of(dm(dense.arguments(frames[0]))), tensors_of(dense.model(dense.arguments(frames[0])))
+    )
     if not error <= TOLERANCE["f32"]:
         raise SystemExit(f"{dense.name}: deltafx differs by {error:.1e} (relative) from the network")
     shown = {case: frames[:1] if case == "nothing changed" else frames for case in masks(height, width)}
@@ -236,7 +238,7 @@ def main(
     clip_frames: int = 60,
     again: Annotated[bool, typer.Option(help="measure also what is in the folder already")] = False,
     out: Annotated[Path, typer.Option(help="folder with a JSON for each network; beside it tables, NAME.md")] = Path(
-        "benchmarks/results/cpu"
+        "benchmarks/results/cpu_opponents"
     ),
 ) -> None:
     """Measure converted networks on the CPU beside OpenVINO, ONNX Runtime and PyTorch."""
@@ -252,8 +254,9 @@ def main(
             if target.is_file() and not again:
                 print(f"{name}: {target} is there already", flush=True)
                 continue
-            if name.startswith("nanodet") and not onnx.is_file():
-                print(f"{name}: left out, there is no {onnx}", flush=True)
+            needed = {"nanodet": [onnx], "nanodet clip": [onnx, video]}.get(name, [])
+            if lacking := [str(path) for path in needed if not path.is_file()]:
+                print(f"{name}: left out, there is no {' and no '.join(lacking)}", flush=True)
                 continue
             dense = dense_network(name.split()[0], height, width, onnx)
             if name.endswith("clip"):

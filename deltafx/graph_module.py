@@ -12,8 +12,8 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from deltafx.errors import FrameError
 from deltafx.backends import frame_program
+from deltafx.errors import FrameError
 from deltafx.frame_graph import frame_graph
 from deltafx.history import History
 from deltafx.node import NO_EXPORT, FrameModule, refuse_export, take_over_weights

@@ -18,48 +18,56 @@ void collect_op(at::TensorList masks, at::TensorList tallies, at::IntArrayRef re
   *data<int64_t>(count, at::kLong, 1, "count") = call.run(refreshing(refresh));
 }
 
-void convolve_op(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, int64_t groups, const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns, const Tensor& pixels,
+void convolve_op(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, int64_t groups,
+                 const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns, const Tensor& pixels,
                  int64_t count, at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers,
                  const std::optional<Tensor>& forced, const Tensor& refresh, double threshold, bool max_norm,
                  c10::string_view isa, Tensor out, Tensor mask, Tensor tally) {
   const std::string set(isa);
-  const Ending ending{pixels, refresh.numel(), operands, steps, numbers, forced, threshold, max_norm, set, out, mask, tally};
+  const Ending ending{pixels, refresh.numel(), operands, steps, numbers, forced, threshold, max_norm, set, out, mask,
+                      tally};
   convolve_call(ending, x, weight, bias, groups, rows, columns, in_rows, in_columns).run(count, refreshing(refresh));
 }
 
-void depthwise_op(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns, const Tensor& pixels,
-                 int64_t count, at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers,
-                 const std::optional<Tensor>& forced, const Tensor& refresh, double threshold, bool max_norm,
-                 c10::string_view isa, Tensor out, Tensor mask, Tensor tally) {
+void depthwise_op(const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const Tensor& rows,
+                  const Tensor& columns, int64_t in_rows, int64_t in_columns, const Tensor& pixels, int64_t count,
+                  at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers,
+                  const std::optional<Tensor>& forced, const Tensor& refresh, double threshold, bool max_norm,
+                  c10::string_view isa, Tensor out, Tensor mask, Tensor tally) {
   const std::string set(isa);
-  const Ending ending{pixels, refresh.numel(), operands, steps, numbers, forced, threshold, max_norm, set, out, mask, tally};
+  const Ending ending{pixels, refresh.numel(), operands, steps, numbers, forced, threshold, max_norm, set, out, mask,
+                      tally};
   depthwise_call(ending, x, weight, bias, rows, columns, in_rows, in_columns).run(count, refreshing(refresh));
 }
 
-void pool_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row_share, const std::optional<Tensor>& column_share, const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns, const Tensor& pixels,
-                 int64_t count, at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers,
-                 const std::optional<Tensor>& forced, const Tensor& refresh, double threshold, bool max_norm,
-                 c10::string_view isa, Tensor out, Tensor mask, Tensor tally) {
+void pool_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,
+             const std::optional<Tensor>& column_share, const Tensor& rows, const Tensor& columns, int64_t in_rows,
+             int64_t in_columns, const Tensor& pixels, int64_t count, at::TensorList operands, at::IntArrayRef steps,
+             at::ArrayRef<double> numbers, const std::optional<Tensor>& forced, const Tensor& refresh, double threshold,
+             bool max_norm, c10::string_view isa, Tensor out, Tensor mask, Tensor tally) {
   const std::string set(isa);
-  const Ending ending{pixels, refresh.numel(), operands, steps, numbers, forced, threshold, max_norm, set, out, mask, tally};
-  pool_call(ending, x, maximum, row_share, column_share, rows, columns, in_rows, in_columns).run(count, refreshing(refresh));
+  const Ending ending{pixels, refresh.numel(), operands, steps, numbers, forced, threshold, max_norm, set, out, mask,
+                      tally};
+  pool_call(ending, x, maximum, row_share, column_share, rows, columns, in_rows,
+            in_columns).run(count, refreshing(refresh));
 }
 
-void copy_op(const Tensor& x, const Tensor& pixels,
-                 int64_t count, at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers,
-                 const std::optional<Tensor>& forced, const Tensor& refresh, double threshold, bool max_norm,
-                 c10::string_view isa, Tensor out, Tensor mask, Tensor tally) {
+void copy_op(const Tensor& x, const Tensor& pixels, int64_t count, at::TensorList operands, at::IntArrayRef steps,
+             at::ArrayRef<double> numbers, const std::optional<Tensor>& forced, const Tensor& refresh, double threshold,
+             bool max_norm, c10::string_view isa, Tensor out, Tensor mask, Tensor tally) {
   const std::string set(isa);
-  const Ending ending{pixels, refresh.numel(), operands, steps, numbers, forced, threshold, max_norm, set, out, mask, tally};
+  const Ending ending{pixels, refresh.numel(), operands, steps, numbers, forced, threshold, max_norm, set, out, mask,
+                      tally};
   copy_call(ending, x).run(count, refreshing(refresh));
 }
 
-void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool maximum, double scale, Tensor partial, const Tensor& pixels,
-                 int64_t count, at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers,
-                 const std::optional<Tensor>& forced, const Tensor& refresh, double threshold, bool max_norm,
-                 c10::string_view isa, Tensor out, Tensor mask, Tensor tally) {
+void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool maximum, double scale, Tensor partial,
+               const Tensor& pixels, int64_t count, at::TensorList operands, at::IntArrayRef steps,
+               at::ArrayRef<double> numbers, const std::optional<Tensor>& forced, const Tensor& refresh,
+               double threshold, bool max_norm, c10::string_view isa, Tensor out, Tensor mask, Tensor tally) {
   const std::string set(isa);
-  const Ending ending{pixels, refresh.numel(), operands, steps, numbers, forced, threshold, max_norm, set, out, mask, tally};
+  const Ending ending{pixels, refresh.numel(), operands, steps, numbers, forced, threshold, max_norm, set, out, mask,
+                      tally};
   reduce_call(ending, x, x_mask, image_rows, maximum, scale, partial).run(count, refreshing(refresh));
 }
 

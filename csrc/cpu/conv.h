@@ -206,9 +206,11 @@ int64_t convolve_as(const Conv& conv, Job job) {
     return commit_shared(job, tile, stride, rows);
   }
 
-  return for_each_tile(job, weights > 2 * kShared ? kRows : kFewRows, weights * conv.groups, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
-    convolve_rows<T>(conv, bounds, pixels, rows, 0, panels, tile, stride);
-  });
+  const int64_t together = weights > 2 * kShared ? kRows : kFewRows;
+  return for_each_tile(job, together, weights * conv.groups,
+                       [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
+                         convolve_rows<T>(conv, bounds, pixels, rows, 0, panels, tile, stride);
+                       });
 }
 
 inline int64_t convolve(const Conv& conv, const Job& job) {

@@ -63,7 +63,7 @@ def backend_for(settings: Settings) -> Backend:
     return cpu.CpuBackend.choose(settings.options.isa, settings.options.dense_switch)
 
 
-def frame_program(graph_module: Any, plan: Plan) -> Any:
+def frame_program(graph_module: Any, plan: Plan | None) -> Any:
     """What runs the frame that is about to run on a CPU, without Python between the nodes; or None."""
     if graph_module.runtime.settings.backend != "cpu":
         return None

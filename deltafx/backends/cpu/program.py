@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import fx, nn
@@ -23,7 +24,21 @@ from deltafx.plan import scale_name
 if TYPE_CHECKING:
     from deltafx.plan import Plan
 
-Run = tuple[int, int]  # of nodes of the program: first and end
+
+@dataclass
+class Run:
+    """Nodes of the program."""
+
+    first: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """A node that is run from Python, given the values of its input nodes."""
+
+    node: fx.Node
+    run: Callable[[list[Any]], Any]
 
 
 class FrameProgram:
@@ -34,19 +49,19 @@ class FrameProgram:
         self.program = _cpu.Program(plan.rows)
         self.modules: list[DeltaNode] = []  # those of the program, in its order
         self.kernels: list[Any] = []
-        self.order: list[Run | tuple[fx.Node, Callable]] = []
+        self.order: list[Run | Step] = []
         self.sent: dict[fx.Node, Any] = {}  # what the nodes of the program send, in every frame
         self.forced: Any = None
         self.last_frame = -1  # that it ran
         for node in graph_module.graph.nodes:
-            module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+            module: Any = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
             if compiled(module, plan):
-                self.add(module)  # type: ignore[arg-type]
-                self.sent[node] = plan.nodes[module.path].deltas  # type: ignore[union-attr]
+                self.add(module)
+                self.sent[node] = plan.nodes[module.path].deltas
             elif node.op == "get_attr":
                 self.sent[node] = operator.attrgetter(str(node.target))(graph_module)
             else:
-                self.order.append((node, step_of(node, module)))
+                self.order.append(Step(node, step_of(node, module)))
         self.truncations = [module.truncation for module in self.modules]
         self.scales = dict(plan.scales)
 
@@ -56,10 +71,10 @@ class FrameProgram:
         self.modules.append(module)
         self.kernels.append(state.kernel)
         last = self.order[-1] if self.order else None
-        if last is not None and isinstance(last[0], int):
-            self.order[-1] = (last[0], index + 1)
+        if isinstance(last, Run):
+            last.end = index + 1
         else:
-            self.order.append((index, index + 1))
+            self.order.append(Run(index, index + 1))
 
     def holds(self) -> bool:
         """Whether the kernels' prepared arguments are those of the frame that is about to run."""
@@ -93,13 +108,12 @@ class FrameProgram:
         arguments = iter(given)
         self.force()
         for part in self.order:
-            first, second = part
-            if isinstance(first, int):
-                self.run_compiled(first, second)  # type: ignore[arg-type]
-            elif first.op == "placeholder":
-                values[first] = next(arguments)
+            if isinstance(part, Run):
+                self.run_compiled(part.first, part.end)
+            elif part.node.op == "placeholder":
+                values[part.node] = next(arguments)
             else:
-                result = values[first] = second([values[node] for node in first.all_input_nodes])  # type: ignore
+                result = values[part.node] = part.run([values[node] for node in part.node.all_input_nodes])
         for module in self.modules:
             plan.nodes[module.path].last_frame = plan.frame
         self.last_frame = plan.frame
@@ -131,7 +145,8 @@ def compiled(module: Any, plan: Plan) -> bool:
 def step_of(node: fx.Node, module: nn.Module | None) -> Callable[[list[Any]], Any]:
     """What runs a node from Python, given the values of its input nodes."""
     sources = list(node.all_input_nodes)
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda source: Slot(sources.index(source)))
+    slots: dict[fx.Node, Any] = {source: Slot(index) for index, source in enumerate(sources)}
+    args, kwargs = fx.node.map_arg((node.args, node.kwargs), slots.__getitem__)
     if node.op == "call_method":
         name = str(node.target)
         return lambda given: call(getattr(fill(args[0], given), name), args[1:], kwargs, given)
@@ -162,9 +177,11 @@ def is_measured(graph_module: fx.GraphModule, plan: Plan) -> bool:
     return True
 
 
-def frame_program(graph_module: fx.GraphModule, plan: Plan) -> FrameProgram | None:
+def frame_program(graph_module: fx.GraphModule, plan: Plan | None) -> FrameProgram | None:
     """The program for the frame that is about to run; None where it runs node by node."""
-    if plan.frame == 0 or plan.checker is not None or not plan.runs_programs or any_module_is_watched():
+    if plan is None or plan.frame == 0 or plan.checker is not None or not plan.runs_programs:
+        return None
+    if any_module_is_watched():
         return None
     program = plan.frame_program
     if program is None or not program.holds():

@@ -293,7 +293,9 @@ def test_an_interrupted_frame_is_followed_by_a_full_one(node_by_node: bool, monk
         if node_by_node:
             patch.setattr(plan.nodes["second"].kernel, "compute", stop)
         else:
-            patch.setattr(plan.frame_program, "run_compiled", lambda at, end: stop(plan.frame_program.program.run(0, 1)))
+            patch.setattr(
+                plan.frame_program, "run_compiled", lambda at, end: stop(plan.frame_program.program.run(0, 1))
+            )
         with pytest.raises(KeyboardInterrupt):
             dm(frame(1))
     with torch.no_grad():

@@ -18,7 +18,7 @@ from tests.backends.network import SETTINGS, masks, network, pictures, states
 from tests.small import WithIsland, frame, small, touched
 
 pytest.importorskip("deltafx._cpu")
-from deltafx.backends.cpu import convolution  # noqa: E402
+from deltafx.backends.cpu import convolution
 
 NODE_BY_NODE = {"frame_program": False}
 
