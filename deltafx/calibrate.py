@@ -149,22 +149,16 @@ class Search:
         macs, macs_dense = totals["macs_mean"] * count - totals["macs_dense"], totals["macs_dense"] * (count - 1)
         return macs_dense / max(macs, 1.0)
 
+    def fits(self, found: Measured) -> bool:
+        return self.max_error is None or found.error <= MARGIN * self.max_error
+
     def good(self, found: Measured) -> bool:
-        """Whether more may be withheld."""
-        if self.max_error is not None:
-            return found.error <= MARGIN * self.max_error
-        assert self.target is not None
-        return found.macs_ratio < self.target
+        """Whether more may be withheld, and should."""
+        return self.fits(found) and (self.target is None or found.macs_ratio < self.target)
 
-    def enough(self, found: Measured) -> bool:
-        """Whether it saves what was asked for, so that accuracy need not suffer further."""
-        return self.max_error is not None and self.target is not None and found.macs_ratio >= self.target
-
-    def better(self, found: Measured, than: Measured) -> bool:
-        """A few frames may mislead the probes: whether they have brought something."""
-        if self.max_error is None:
-            return found.error < than.error
-        return self.good(found) and (found.macs_ratio > than.macs_ratio or not self.good(than))
+    def score(self, found: Measured) -> tuple[bool, float, float]:
+        """Savings within the budget count, up to those asked for; then accuracy does."""
+        return self.fits(found), min(found.macs_ratio, self.target or math.inf), -found.error
 
     # -- searching ----------------------------------------------------------------------------------------------------
 
@@ -177,7 +171,7 @@ class Search:
         for _ in range(rounds):
             moved = level(self.refine(scaled(shape, best.scale)))
             found = self.largest(moved)
-            if self.better(found, best):
+            if self.score(found) > self.score(best):  # a few frames may mislead the probes
                 shape, best = moved, found
         if self.settings.input_gate is None:
             best = self.choose_gate(shape, best)
@@ -209,17 +203,13 @@ class Search:
         found = self.measure_at(shape, 1.0)
         factor = 2.0 if self.good(found) else 0.5
         low, high = found, found
-        while LEAST < high.scale < MOST / LEAST and self.good(high) == (factor > 1) and not self.enough(high):
+        while LEAST < high.scale < MOST / LEAST and self.good(high) == (factor > 1):
             low, high = high, self.measure_at(shape, high.scale * factor)
         low, high = (low, high) if factor > 1 else (high, low)
-        if self.enough(high) and self.good(high):
-            return high
-        if not self.good(low) or self.good(high):
-            return low if not self.good(high) else high
-        while high.scale / low.scale > CLOSE * CLOSE:
+        while self.good(low) and not self.good(high) and high.scale / low.scale > CLOSE * CLOSE:
             middle = self.measure_at(shape, math.sqrt(low.scale * high.scale))
             low, high = (middle, high) if self.good(middle) else (low, middle)
-        return low if self.max_error is not None else high
+        return max(low, high, key=self.score)
 
     def measure_at(self, shape: Thresholds, scale: float) -> Measured:
         found = self.measure(shape, scale)
@@ -251,12 +241,7 @@ class Search:
             self.gate = replace(kept, threshold=factor * kept.threshold)
             found = best if factor == 1 else self.measure_at(shape, best.scale)
             candidates.append((self.gate, found))
-        if self.max_error is None:
-            reached = [each for each in candidates if not self.good(each[1])] or [(kept, best)]
-            self.gate, chosen = min(reached, key=lambda each: each[1].error)
-            return chosen
-        within = [each for each in candidates if each[1].error <= best.error or self.good(each[1])]
-        self.gate, chosen = max(within, key=lambda each: each[1].macs_ratio)
+        self.gate, chosen = max(candidates, key=lambda each: self.score(each[1]))
         return chosen
 
     def greedy(self) -> Calibration:
