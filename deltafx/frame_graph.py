@@ -16,6 +16,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from deltafx.delta import Delta
+from deltafx.graph_step import step_of
 from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.plan import scale_name
 
@@ -37,22 +38,18 @@ class FrameGraph:
         self.forced = plan.forced_mask
         self.entering: list[tuple[int, DenseToDelta]] = []
         self.inner: list[tuple[DeltaNode, tuple]] = []
-        self.leaving: list[tuple[fx.Node, Callable, tuple, dict]] = []  # with what is made of the outputs
+        self.leaving: list[tuple[fx.Node, Callable]] = []  # delta_to_dense, and what is made of their results
         self.graph: torch.cuda.CUDAGraph | None = None
         self.values: dict[fx.Node, Any] = {}  # which are the same in every frame
         for node in graph_module.graph.nodes:
-            if node.op != "output":
-                self.add(node, graph_module)
-        self.output = graph_module.graph.output_node().args[0]
+            self.add(node, graph_module)
 
     def add(self, node: fx.Node, graph_module: fx.GraphModule) -> None:
         module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        late = {left for left, *_ in self.leaving}
-        if isinstance(module, DeltaToDense):
-            self.leaving.append((node, module, node.args, {}))
-            return
-        if node.op == "call_function" and late.intersection(node.all_input_nodes):
-            self.leaving.append((node, node.target, node.args, node.kwargs))  # type: ignore[arg-type]
+        late = {left for left, _ in self.leaving}
+        follows = node.op == "call_function" and late.intersection(node.all_input_nodes)
+        if isinstance(module, DeltaToDense) or node.op == "output" or follows:
+            self.leaving.append((node, step_of(node, module)))
             return
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
         if node.op == "placeholder":
@@ -108,11 +105,10 @@ class FrameGraph:
             self.graph.replay()
         for module, _ in self.inner:
             self.plan.nodes[module.path].last_frame = self.plan.frame
-        results = dict(self.values)
-        for node, function, args, kwargs in self.leaving:
-            args, kwargs = fx.node.map_arg((args, kwargs), results.__getitem__)
-            results[node] = function(*args, **kwargs)
-        return fx.node.map_arg(self.output, results.__getitem__)
+        results, result = dict(self.values), None
+        for node, step in self.leaving:
+            result = results[node] = step([results[source] for source in node.all_input_nodes])
+        return result
 
 
 def frame_graph(graph_module: fx.GraphModule, plan: Plan | None) -> FrameGraph | None:

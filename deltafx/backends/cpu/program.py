@@ -13,13 +13,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import fx, nn
+from torch import fx
 from torch.nn.modules import module as nn_module
 
 from deltafx import _cpu
+from deltafx.graph_step import step_of
 from deltafx.node import DeltaNode
-from deltafx.ops.base import Slot, fill
 from deltafx.plan import scale_name
+from deltafx.profile import HostTimer
 
 if TYPE_CHECKING:
     from deltafx.plan import Plan
@@ -102,7 +103,7 @@ class FrameProgram:
         """One frame; `given` has the value of each placeholder."""
         plan, values, result = self.plan, dict(self.sent), None
         self.program.time(plan.profiles)
-        if plan.timer is not None and plan.timer.program is not self:
+        if isinstance(plan.timer, HostTimer) and plan.timer.program is not self:
             plan.timer.settle()  # what another program measured
             plan.timer.program = self
         arguments = iter(given)
@@ -140,24 +141,6 @@ class FrameProgram:
 def compiled(module: Any, plan: Plan) -> bool:
     state = plan.nodes.get(module.path) if isinstance(module, DeltaNode) else None
     return state is not None and hasattr(state.kernel, "append_to")
-
-
-def step_of(node: fx.Node, module: nn.Module | None) -> Callable[[list[Any]], Any]:
-    """What runs a node from Python, given the values of its input nodes."""
-    sources = list(node.all_input_nodes)
-    slots: dict[fx.Node, Any] = {source: Slot(index) for index, source in enumerate(sources)}
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), slots.__getitem__)
-    if node.op == "call_method":
-        name = str(node.target)
-        return lambda given: call(getattr(fill(args[0], given), name), args[1:], kwargs, given)
-    if node.op == "output":
-        return lambda given: fill(args[0], given)
-    target: Any = node.target if module is None else module
-    return lambda given: call(target, args, kwargs, given)
-
-
-def call(function: Callable, args: tuple, kwargs: dict[str, Any], given: list[Any]) -> Any:
-    return function(*fill(args, given), **fill(kwargs, given))
 
 
 def any_module_is_watched() -> bool:
