@@ -67,8 +67,10 @@ CPU = CppExtension(
     extra_link_args=[*OPENMP, *SANITIZERS] if SANITIZE else OPENMP,
 )
 
-# TORCH_CUDA_ARCH_LIST is PyTorch's own choice of architectures; without a device to ask, it would guess.
-ARCHITECTURES = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0+PTX")
+# TORCH_CUDA_ARCH_LIST is PyTorch's own choice of architectures; without a device to ask, it would guess. "9.0a" has Hopper's
+# matrix instructions, and newer devices compile what is intermediate for themselves.
+INTERMEDIATE = [] if "TORCH_CUDA_ARCH_LIST" in os.environ else ["-gencode=arch=compute_90,code=compute_90"]
+ARCHITECTURES = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0a")
 
 
 def why_no_cuda() -> str | None:
@@ -95,7 +97,7 @@ else:
             "deltafx._cuda",
             sorted(str(path) for path in (*Path("csrc/cuda").glob("*.cu"), *Path("csrc/bindings").glob("cuda_*.cpp"))),
             define_macros=[("DELTAFX_CUDA_ARCHITECTURES", f'"{ARCHITECTURES}"')],
-            extra_compile_args={"cxx": ["-O3", "-g0"], "nvcc": ["-O3"]},
+            extra_compile_args={"cxx": ["-O3", "-g0"], "nvcc": ["-O3", *INTERMEDIATE]},
         )
     )
 

@@ -62,7 +62,7 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
 def network(name: str) -> nn.Module:
     torch.manual_seed(0)
     model = torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {})).eval()
-    return scale_weights(model, torch.cat(clip(6, 224, 224)))
+    return scale_weights(model, torch.cat(list(clip(6, 224, 224))))
 
 
 def mask_of(share: float | None, height: int, width: int) -> Tensor:

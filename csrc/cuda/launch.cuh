@@ -18,8 +18,15 @@ inline int device_attribute(cudaDeviceAttr attribute) {
 
 inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
 
-// Or newer: it has clusters, and kernels whose start overlaps.
-inline bool is_hopper() { return device_attribute(cudaDevAttrComputeCapabilityMajor) >= 9; }
+static __global__ void probe_kernel() {}
+
+// Hopper or newer, and kernels made for it: there are clusters, and kernels whose start overlaps. Kernels made for older
+// devices run there too, without either.
+inline bool is_hopper() {
+  if (device_attribute(cudaDevAttrComputeCapabilityMajor) < 9) return false;
+  cudaFuncAttributes made{};
+  return cudaFuncGetAttributes(&made, &probe_kernel) == cudaSuccess && made.ptxVersion >= 90;
+}
 
 // The first thing that every kernel does. From here on the next kernel may be set up; nothing before here may touch
 // memory, because the kernel before may still be running.
