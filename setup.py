@@ -67,8 +67,8 @@ CPU = CppExtension(
     extra_link_args=[*OPENMP, *SANITIZERS] if SANITIZE else OPENMP,
 )
 
-# TORCH_CUDA_ARCH_LIST is PyTorch's own choice of architectures; without a device to ask, it would guess. "9.0a" has Hopper's
-# matrix instructions, and newer devices compile what is intermediate for themselves.
+# TORCH_CUDA_ARCH_LIST is PyTorch's own choice of architectures; without a device to ask, it would guess. "9.0a" has
+# Hopper's matrix instructions, and newer devices compile what is intermediate for themselves.
 INTERMEDIATE = [] if "TORCH_CUDA_ARCH_LIST" in os.environ else ["-gencode=arch=compute_90,code=compute_90"]
 ARCHITECTURES = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0a")
 
