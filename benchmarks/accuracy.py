@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import nn
 
 import deltafx
-from benchmarks import nanodet_vtest
+from benchmarks import nanodet
 from benchmarks.measure import surroundings
 from deltafx.calibrate import is_nonlinear
 from deltafx.converted import silence
@@ -91,7 +91,7 @@ def detector(_: Path) -> Network:
 
 CASES = {
     "nanodet": Case(
-        nanodet_vtest.load, "vtest.avi", (0, 200), (300, 700), "detection", (0.025,), (576, 768),
+        nanodet.load, "vtest.avi", (0, 200), (300, 700), "detection", (0.025,), (576, 768),
         refresh_every=80, greedy=0.02,
         wanted="10x fewer MACs (aim: 15x) at F1 with hysteresis of 0.98 and F1 of 0.90",
     ),

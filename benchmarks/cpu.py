@@ -198,7 +198,7 @@ def measure_clip(
             ours[name].append(took)
             macs[name].append(totals["macs"] / totals["macs_dense"])
             errors[name].append(relative_error(got, want))
-            agreement[name].add(nanodet.objects(got, height), nanodet.objects(want, height))
+            agreement[name].add(nanodet.detections(got)[0], nanodet.detections(want)[0])
         if number % 4 == 0:
             for name, side in sides.items():
                 x = side.prepare(frame)

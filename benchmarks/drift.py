@@ -15,7 +15,7 @@ import typer
 from torch import Tensor, nn
 
 import deltafx
-from benchmarks import nanodet_vtest
+from benchmarks import nanodet
 from benchmarks.measure import surroundings
 from deltafx.converted import silence
 from deltafx.measure import relative_error
@@ -72,7 +72,7 @@ def run(
 
 def run_nanodet(folder: Path, frames: int) -> dict[str, float]:
     """The same for NanoDet in mode "balanced", over the first frames of a street clip, again and again."""
-    network = nanodet_vtest.load(folder)
+    network = nanodet.load(folder)
     shown = list(read_frames(folder / "vtest.avi", STREET_LOOP))
     dm = deltafx.convert(network.model, mode="balanced", preprocess=network.preprocess)
     silence(dm)
