@@ -104,11 +104,12 @@ void multiply(Block block, const float* panel, int64_t depth, Soon soon, const f
         for (int v = 0; v < V; ++v) sum[r][v] = fma(x, weight[v], sum[r][v]);
       }
     }
-    const Bounds now = start + kRun < depth ? Bounds() : bounds;
+    const bool first = start == 0 && bias != nullptr, last = start + kRun >= depth;
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) {
         float* to = out + r * out_stride + v * Vec::width;
-        now(sum[r][v] + Vec::load(start == 0 && bias ? bias + v * Vec::width : to)).store(to);
+        const Vec x = sum[r][v] + (first ? Vec::load(bias + v * Vec::width) : Vec::load(to));
+        (last ? bounds(x) : x).store(to);
       }
   }
 }

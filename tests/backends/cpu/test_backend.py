@@ -303,3 +303,17 @@ def test_an_interrupted_frame_is_followed_by_a_full_one(node_by_node: bool, monk
     assert was_full(dm)
     dm(touched(frame()))
     assert input_rate(dm) == 1 / 128
+
+
+@pytest.mark.parametrize("isa", _cpu.instruction_sets)
+@pytest.mark.parametrize("outputs", [8, 17, 40])
+def test_sums_of_several_runs_for_few_pixels_and_half_a_panel(outputs: int, isa: str) -> None:
+    """A compiler once read what stood in the result before the first run had written it."""
+    torch.manual_seed(0)
+    for inputs in (256, 257, 512, 1100):
+        model = nn.Linear(inputs, outputs).eval()
+        for pixels in (1, 2, 13, 15):
+            x = torch.randn(pixels, inputs)
+            got = deltafx.convert(nn.Sequential(model).eval(), backend="cpu", options={"isa": isa})(x)
+            with torch.no_grad():
+                assert relative_error([got], [model(x)]) < 1e-6, (inputs, pixels)
