@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test cuda bench sanitize lint types format demo docs docs-pictures page-libraries clean
+.PHONY: help setup test cuda bench sanitize lint links types format demo docs docs-pictures page-libraries clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,10 +56,12 @@ lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff format --check .
 	$(MAKE) --no-print-directory types
 
-# mypy knows nothing of package_dir, so it is shown the packages as they import: a folder of links.
-types: setup
+# mypy and mkdocs know nothing of package_dir, so they are shown the packages as they import: a folder of links.
+links:
 	@rm -rf build/types/deltafx && mkdir -p build/types/deltafx
 	@cd build/types/deltafx && ln -s ../../../deltafx/* ../../../passes ../../../models_zoo .
+
+types: setup links
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p deltafx
 
 format: setup  ## rewrite the Python files in house style
@@ -69,7 +71,7 @@ format: setup  ## rewrite the Python files in house style
 demo: setup  ## a face detector on a webcam clip, dense and converted: a table, out/demo.mp4, out/demo.json
 	$(BIN)/deltafx demo $(ARGS)
 
-docs: setup  ## build the documentation into build/site
+docs: setup links  ## build the documentation into build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 docs-pictures: setup  ## make the pictures of the documentation anew; needs Graphviz and npm
