@@ -121,29 +121,6 @@ inline void count_changes(const Enter& e, int64_t n, int64_t first, int64_t end,
   }
 }
 
-// Settles a stream's drift and threshold in this frame from its histogram; see InputGate.learn.
-inline void learn(const Enter& e, const int64_t* counts, float* learned) {
-  learned[kDrift] = 0.0f;
-  learned[kLimit] = e.least;
-  if (!counts) return;
-  int64_t all = 0, total = 0;
-  for (int i = 0; i < kBins; ++i) all += counts[i];
-  const int64_t half = (all + 1) / 2;
-  int middle = 0, spread = 0;
-  while (middle < kBins - 1 && total + counts[middle] < half) total += counts[middle++];
-  for (total = counts[middle]; total < half;) {
-    ++spread;
-    if (middle - spread >= 0) total += counts[middle - spread];
-    if (middle + spread < kBins) total += counts[middle + spread];
-  }
-  if (std::abs(middle - kBins / 2) <= e.drift * kSteps) learned[kDrift] = static_cast<float>(middle - kBins / 2) / kSteps;
-  learned[kFramesSeen] += 1.0f;
-  const float noise = static_cast<float>(spread * (kSigma / kSteps));
-  learned[kNoise] += (noise - learned[kNoise]) / (learned[kFramesSeen] < kMemory ? learned[kFramesSeen] : kMemory);
-  const float limit = e.noise * learned[kNoise], highest = kMost * e.least;
-  learned[kLimit] = limit < e.least ? e.least : limit > highest ? highest : limit;
-}
-
 // Every set byte sets those at a distance of up to `reach` along the row and across rows, in place.
 inline void dilate_mask(uint8_t* mask, int64_t rows, int64_t columns, int64_t reach) {
   uint8_t* wide = reinterpret_cast<uint8_t*>(scratch(2, rows * columns / 4 + 1));
@@ -217,7 +194,7 @@ void adapt(const Enter& e, const Compare<F, L>& compare, int64_t bands) {
     int64_t sums[kBins] = {};
     for (int64_t band = 0; band < bands; ++band)
       for (int i = 0; i < kBins; ++i) sums[i] += e.counts[(n * bands + band) * kBins + i];
-    learn(e, e.refresh && e.refresh[n] ? nullptr : sums, e.learned + n * kLearned);
+    learn(e.refresh && e.refresh[n] ? nullptr : sums, e.least, e.noise, e.drift, e.learned + n * kLearned);
   }
   spread(e.pool, e.streams * bands, [&](int64_t task) {
     const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "../include/codes.h"
+#include "../include/gate_learning.h"
 
 namespace deltafx::cpu {
 
@@ -133,13 +134,6 @@ struct Reduce {
 };
 
 // The comparison of a frame with what was propagated last.
-// What a gate that adapts learns of a stream (deltafx/gate.py): frames seen, and sizes in grey levels. Its histogram has
-// kSteps bins a grey level.
-enum { kFramesSeen, kNoise, kDrift, kLimit, kLearned };
-constexpr int kBins = 256;
-constexpr double kSteps = 4, kSigma = 1.4826;
-constexpr float kMemory = 32, kMost = 4, kFinite = 3.4e38f;
-
 constexpr int64_t kBand = 16;  // image rows of a task of `enter`
 
 struct Enter {

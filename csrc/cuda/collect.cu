@@ -1,5 +1,5 @@
 // The mask rule for kernels that cannot find their pixels by themselves: because there are many, because the window has no
-// simple form, or because nothing but masks is computed. A block evaluates a unit of the grid and notes its words and count.
+// simple form, or because nothing but masks is computed. A block evaluates a unit of the grid.
 #include "candidates.cuh"
 
 namespace deltafx::cuda {

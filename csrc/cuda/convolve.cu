@@ -30,7 +30,6 @@ struct Traits {
                 "every thread loads as many pieces as any other");
   static_assert(kM * kTileStride * 4 <= kStages * kStageBytes, "the results fit where the stages are");
   static_assert(kStagedWords * 4 <= kStages * kStageBytes, "and so do the masks");
-
 };
 
 // Weights are read once by a block; what is gathered, several times.
@@ -46,8 +45,9 @@ __device__ inline void wait_for_stages() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// Where the taps of a tile's pixels lie. Where the window has a simple form, a row has the input pixel behind tap (0, 0), and
-// bits for the rows of taps that are there, and from bit 16 on for the columns; else two numbers which add up to the pixel, unless one is negative.
+// Where the taps of a tile's pixels lie. Where the window has a simple form, a row has the input pixel behind tap (0, 0),
+// and bits for the rows of taps that are there, and from bit 16 on for the columns; else two numbers which add up to the
+// pixel, unless one is negative.
 template <int M>
 struct Taps {
   const Conv& conv;
@@ -56,7 +56,8 @@ struct Taps {
   int32_t *rows, *columns;  // [kernel_rows, M], [kernel_columns, M]
 
   __device__ Taps(const Conv& conv, int32_t* memory)
-      : conv(conv), straight(conv.row_axis.stride != 0), base(memory), there(memory + M), rows(memory), columns(memory + M * conv.window.kernel_rows) {}
+      : conv(conv), straight(conv.row_axis.stride != 0), base(memory), there(memory + M), rows(memory),
+        columns(memory + M * conv.window.kernel_rows) {}
 
   static size_t bytes(const Conv& conv) {
     return sizeof(int32_t) * M * std::max(2, conv.window.kernel_rows + conv.window.kernel_columns);
@@ -126,7 +127,8 @@ struct Gather {
 
   __device__ Gather(const Conv& conv, const Taps<Traits::kM>& taps, int group, int step)
       : taps(taps), x(static_cast<const T*>(conv.x.data) + group * conv.in_per_group),
-        place(piece_offset(threadIdx.x / kPieces, threadIdx.x % kPieces)), kernel_rows(conv.window.kernel_rows), kernel_columns(conv.window.kernel_columns), channels(conv.in_per_group),
+        place(piece_offset(threadIdx.x / kPieces, threadIdx.x % kPieces)),
+        kernel_rows(conv.window.kernel_rows), kernel_columns(conv.window.kernel_columns), channels(conv.in_per_group),
         down_step(static_cast<int>(conv.row_axis.dilation * conv.window.in_columns * conv.x.pitch)),
         across_step(static_cast<int>(conv.column_axis.dilation * conv.x.pitch)), pitch(conv.x.pitch),
         by_channels(conv.by_channels), straight(taps.straight) {
@@ -192,7 +194,8 @@ struct Gather {
         advance();
       } else {
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) copy_piece_near(to + r * kStep * kRowBytes, x + int64_t{from[r]} * kPack<T> + c, there[r] != 0);
+        for (int r = 0; r < kRows; ++r)
+          copy_piece_near(to + r * kStep * kRowBytes, x + int64_t{from[r]} * kPack<T> + c, there[r] != 0);
         if (advance()) find();
       }
     } else {
@@ -409,7 +412,7 @@ struct Shape {
 };
 
 // What a shape is expected to take, in microseconds, where a ninth of the pixels is computed. The constants are fitted to
-// measurements on an H100 (benchmarks/results/cuda.md); they decide about speed alone.
+// what single kernels took on an H100; they decide about speed alone.
 struct Cost {
   int m, n, resident;
   double step, sharing, ending;  // a step of one block, how much longer it takes for each other on its chip, what follows

@@ -100,7 +100,7 @@ __global__ void __launch_bounds__(kThreads) count_kernel(const __grid_constant__
   if (counts[threadIdx.x]) atomicAdd(&e.counts[n * kBins + threadIdx.x], counts[threadIdx.x]);
 }
 
-// Settles a stream's drift and threshold in this frame, and leaves its histogram empty; see InputGate.learn. The walk over
+// Settles a stream's drift and threshold in this frame, and leaves its histogram empty; see learn. The walk over
 // the bins is one thread's, in shared memory: a few hundred additions.
 __global__ void __launch_bounds__(kThreads) learn_kernel(const __grid_constant__ Enter e) {
   begin_kernel();
@@ -110,26 +110,7 @@ __global__ void __launch_bounds__(kThreads) learn_kernel(const __grid_constant__
   own[threadIdx.x] = 0;
   __syncthreads();
   if (threadIdx.x != 0) return;
-  float* learned = e.learned + blockIdx.x * kLearned;
-  learned[kDrift] = 0.0f;
-  learned[kLimit] = e.least;
-  if (e.refresh[blockIdx.x]) return;
-  int64_t all = 0, total = 0;
-  for (int i = 0; i < kBins; ++i) all += counts[i];
-  const int64_t half = (all + 1) / 2;
-  int middle = 0, spread = 0;
-  while (middle < kBins - 1 && total + counts[middle] < half) total += counts[middle++];
-  for (total = counts[middle]; total < half;) {
-    ++spread;
-    if (middle - spread >= 0) total += counts[middle - spread];
-    if (middle + spread < kBins) total += counts[middle + spread];
-  }
-  if (abs(middle - kBins / 2) <= e.drift * kSteps)
-    learned[kDrift] = static_cast<float>(middle - kBins / 2) / static_cast<float>(kSteps);
-  learned[kFramesSeen] += 1.0f;
-  const float noise = static_cast<float>(spread * (kSigma / kSteps));
-  learned[kNoise] += (noise - learned[kNoise]) / fminf(learned[kFramesSeen], kMemory);
-  learned[kLimit] = fminf(fmaxf(e.noise * learned[kNoise], e.least), kMost * e.least);
+  learn(e.refresh[blockIdx.x] ? nullptr : counts, e.least, e.noise, e.drift, e.learned + blockIdx.x * kLearned);
 }
 
 __global__ void __launch_bounds__(kThreads) decide_kernel(const __grid_constant__ Enter e) {

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "../include/codes.h"
+#include "../include/gate_learning.h"
 
 namespace deltafx::cuda {
 
@@ -218,13 +219,6 @@ struct Reduce {
   float scale;  // of the sum
 };
 cudaError_t reduce(const Reduce&, const Job&, cudaStream_t);
-
-// What a gate that adapts learns of a stream (deltafx/gate.py): frames seen, and sizes in grey levels. Its histogram has
-// kSteps bins a grey level.
-enum { kFramesSeen, kNoise, kDrift, kLimit, kLearned };
-constexpr int kBins = 256;
-constexpr double kSteps = 4, kSigma = 1.4826;
-constexpr float kMemory = 32, kMost = 4, kFinite = 3.4e38f;
 
 // The comparison of a frame with what was propagated last.
 struct Enter {

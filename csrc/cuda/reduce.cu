@@ -12,7 +12,8 @@ __device__ inline float join(float total, float x, bool larger_wins) {
 
 // Joins `count` packs that are `pitch` apart. Where they are whole, eight reads are under way together.
 template <class T, int P>
-__device__ void join_packs(const T* from, int64_t pitch, int count, int n, bool packed, bool larger_wins, float (&total)[P]) {
+__device__ void join_packs(const T* from, int64_t pitch, int count, int n, bool packed, bool larger_wins,
+                           float (&total)[P]) {
   static_assert(P % kPack<T> == 0, "whole pieces");
   if (packed && n >= P) {
 #pragma unroll 8
