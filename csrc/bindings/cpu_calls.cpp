@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 
+#include <memory>
 #include <utility>
 
 namespace deltafx {
@@ -152,9 +153,10 @@ Call convolve_call(const Ending& ending, const Tensor& x, const Tensor& weight, 
   const Matrix from = matrix(x, "x");
   const int64_t in = x.size(1) / groups, of_group = ending.out.size(1) / groups;
   const int64_t panels = (of_group + k.panel - 1) / k.panel, taps = window.kernel_rows * window.kernel_columns;
-  const Conv conv{from, window, data<float>(weight, at::kFloat, groups * panels * taps * in * k.panel, "weight"),
+  const auto pieces = std::make_shared<const std::vector<Piece>>(pieces_of(window, from.pitch, in));
+  const Conv conv{from, window, pieces->data(), static_cast<int64_t>(pieces->size()), data<float>(weight, at::kFloat, groups * panels * taps * in * k.panel, "weight"),
                   data<float>(bias, at::kFloat, ending.out.size(1), "bias"), groups, in, of_group};
-  return Call(ending, [conv, &k](const Job& job) { return k.convolve(conv, job); });
+  return Call(ending, [conv, pieces, &k](const Job& job) { return k.convolve(conv, job); });
 }
 
 Call depthwise_call(const Ending& ending, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,

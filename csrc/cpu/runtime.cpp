@@ -1,4 +1,5 @@
 // The choice of the instruction set, and the buffers of the threads.
+#include <algorithm>
 #include <memory>
 
 #include "kernels.h"
@@ -45,6 +46,25 @@ Inner inner_of(const int32_t* table, int64_t outputs, int64_t taps) {
   while (inner.end < outputs && fits(inner.end)) ++inner.end;
   while (inner.begin > 0 && inner.end > middle && fits(inner.begin - 1)) --inner.begin;
   return inner;
+}
+
+std::vector<Piece> pieces_of(const Window& w, int64_t pitch, int64_t in) {
+  const int64_t taps = w.kernel_rows * w.kernel_columns;
+  const bool joined = pitch == in && (w.kernel_columns == 1 || w.x.step == 1);  // neighbours lie side by side
+  const int64_t of_run = std::max<int64_t>(1, kRun / in);                       // taps
+  std::vector<Piece> pieces;
+  for (int64_t tap = 0, next; tap < taps; tap = next) {
+    const int64_t row = tap / w.kernel_columns, column = tap % w.kernel_columns;
+    next = joined ? std::min({taps, (row + 1) * w.kernel_columns, (tap / of_run + 1) * of_run}) : tap + 1;
+    for (int64_t channel = 0; channel < in; channel += kRun) {
+      const int64_t channels = std::min(kRun, in - channel);
+      const bool ends = in > kRun || next == taps || next % of_run == 0;
+      pieces.push_back({static_cast<int32_t>(row), static_cast<int32_t>(column), static_cast<int32_t>(next - tap),
+                        static_cast<int32_t>(channel), static_cast<int32_t>(channels), ends,
+                        (row * w.y.step * w.in_columns + column * w.x.step) * pitch + channel});
+    }
+  }
+  return pieces;
 }
 
 float* scratch(int slot, int64_t floats) {
