@@ -23,12 +23,46 @@ struct Block {
   const Piece* end;
 };
 
-// What is to be fetched meanwhile: `step` numbers with each term of the sum.
+// What is to be fetched meanwhile, `step` bytes with each term of the sum: what is multiplied next, and what is compared
+// and written over at the end.
 struct Soon {
-  const float* from;
-  int64_t step;
+  const char* next;
+  int64_t next_step;
+  const char* old;
+  int64_t old_step;
 };
 constexpr int kParts = 4;  // in which the next panel is fetched, one with each block
+
+// Memory that many calls of a microkernel fetch, each a part.
+struct Region {
+  const char* from;
+  int64_t size;
+
+  // Where part `call` of `calls` begins, and the step with which `terms` of them cover it.
+  const char* part(int64_t call, int64_t calls) const { return from + size * call / calls; }
+  int64_t step(int64_t calls, int64_t terms) const { return divide_up(size, calls * terms); }
+};
+
+// What the commit of a tile reads: old values, and operands of its steps.
+struct Regions {
+  static constexpr int most_regions = 3;
+  Region regions[most_regions];
+  int count = 0;
+  int64_t size = 0;
+
+  void add(const Matrix& rows, const int32_t* pixels, int n) {
+    if (count == most_regions || pixels[n - 1] - pixels[0] != n - 1) return;
+    const int64_t pixel = rows.pitch * (rows.dtype == Dtype::bfloat16 ? 2 : 4);
+    regions[count++] = {static_cast<const char*>(rows.data) + pixels[0] * pixel, n * pixel};
+    size += n * pixel;
+  }
+  void aim(Soon& soon, int64_t call, int64_t calls, int64_t terms) const {
+    int64_t at = size * call / calls;
+    soon.old_step = divide_up(size, calls * terms);
+    for (int i = 0; i < count; at -= regions[i++].size)
+      if (at < regions[i].size) return void(soon.old = regions[i].from + at);
+  }
+};
 
 // R rows times V vectors of one panel, added to the bias or, where that is null, to what stands in `out`, and bounded.
 // The sums of a run stay in registers.
@@ -47,8 +81,9 @@ void multiply(Block block, const float* panel, Soon soon, const float* bias, con
       rows += kTileRows;
       const int64_t terms = piece->terms();
       for (int64_t k = 0; k < terms; ++k, panel += kPanel) {
-        __builtin_prefetch(soon.from, 0, 2);
-        soon.from += soon.step;
+        __builtin_prefetch(soon.next, 0, 2);
+        __builtin_prefetch(soon.old, 1, 2);
+        soon.next += soon.next_step, soon.old += soon.old_step;
         Vec weight[V];
         for (int v = 0; v < V; ++v) weight[v] = Vec::load(panel + v * Vec::width);
         for (int r = 0; r < R; ++r) {
@@ -157,22 +192,40 @@ void point_rows(const Conv& conv, int64_t group, const Pass& pass, const Place* 
   }
 }
 
+// A tile: a few pixels, whose new values [rows, channels] are computed.
+struct Tile {
+  const int32_t* pixels;
+  int rows;
+  float* values;
+  int64_t stride;
+  Region input;   // of the next tile; empty where weights are fetched instead
+  Regions old;
+};
+
 template <int V>
-void multiply_blocks(const Block* blocks, int rows, const float* weight, const float* next, int64_t terms,
-                     const float* bias, float* out, int64_t stride, const Bounds& bounds) {
-  for (int b = 0, r = 0; r < rows; ++b, r += kTileRows) {
-    const int n = static_cast<int>(least(kTileRows, rows - r));
-    const Soon soon = b < kParts ? Soon{next + b * terms * (kPanel / kParts), kPanel / kParts} : Soon{weight, 0};
-    float* to = out + r * stride;
-    if (n == kTileRows) multiply<kTileRows, V>(blocks[b], weight, soon, bias, bounds, to, stride);
-    else multiply_rest<kTileRows - 1, V>(n, blocks[b], weight, soon, bias, bounds, to, stride);
+void multiply_blocks(const Tile& tile, const Pass& pass, bool last, const Block* blocks, int64_t call, int64_t calls,
+                     const float* weight, const float* next, const float* bias, int64_t channel, const Bounds& bounds) {
+  for (int b = 0, r = 0; r < tile.rows; ++b, r += kTileRows) {
+    const int n = static_cast<int>(least(kTileRows, tile.rows - r));
+    Soon soon{reinterpret_cast<const char*>(weight), 0, reinterpret_cast<const char*>(weight), 0};
+    if (tile.input.size > 0) {
+      soon.next = tile.input.part(call, calls), soon.next_step = tile.input.step(calls, pass.terms);
+    } else if (b < kParts) {
+      soon.next = reinterpret_cast<const char*>(next + b * pass.terms * (kPanel / kParts));
+      soon.next_step = kPanel / kParts * sizeof(float);
+    }
+    const int64_t of_panel = divide_up(tile.rows, kTileRows);
+    if (last) tile.old.aim(soon, call * of_panel + b, calls * of_panel, pass.terms);
+    float* to = tile.values + r * tile.stride + channel;
+    if (n == kTileRows) multiply<kTileRows, V>(blocks[b], weight, soon, bias, bounds, to, tile.stride);
+    else multiply_rest<kTileRows - 1, V>(n, blocks[b], weight, soon, bias, bounds, to, tile.stride);
   }
 }
 
 // One panel of output channels for all rows. A panel's last channels may not exist: they are written beyond those of the
 // group, where the next group, or nobody, writes later. A last panel that is at most half full is multiplied by halves.
-inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const Pass& pass, const Block* blocks, int rows,
-                           const Bounds& bounds, float* tile, int64_t stride) {
+inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const Pass& pass, bool last, const Block* blocks,
+                           const Bounds& bounds, const Tile& tile) {
   const int64_t depth = conv.in_per_group * conv.window.kernel_rows * conv.window.kernel_columns;
   const int64_t panels = divide_up(conv.out_per_group, kPanel), first = panel * kPanel;
   const int64_t channel = group * conv.out_per_group + first;
@@ -182,22 +235,40 @@ inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const
   const float* from = pass.start == 0 ? bias : nullptr;
   const float* weight = conv.weight + ((group * panels + panel) * depth + pass.start) * kPanel;
   const float* next = weight + (panel + 1 < panels ? depth * kPanel : 0);
+  const int64_t call = group * panels + panel, calls = conv.groups * panels;
   if (conv.out_per_group - first <= Vec::width)
-    multiply_blocks<1>(blocks, rows, weight, next, pass.terms, from, tile + channel, stride, bounds);
+    multiply_blocks<1>(tile, pass, last, blocks, call, calls, weight, next, from, channel, bounds);
   else
-    multiply_blocks<kPanelVecs>(blocks, rows, weight, next, pass.terms, from, tile + channel, stride, bounds);
+    multiply_blocks<kPanelVecs>(tile, pass, last, blocks, call, calls, weight, next, from, channel, bounds);
+}
+
+// The input that pixels after `place` read and others before them do not: that of the window's last row.
+template <class T>
+Region input_after(const Conv& conv, const Place& place, int rows) {
+  const Window& w = conv.window;
+  if (!w.y.has(place.y) || !w.x.has(place.x)) return {nullptr, 0};
+  const int64_t row = w.y.first(place.y) + (w.kernel_rows - 1) * w.y.step;
+  const int64_t column = w.x.first(place.x) + (w.kernel_columns - 1) * w.x.step + w.x.stride;
+  const T* x = static_cast<const T*>(conv.x.data) + ((place.n * w.in_rows + row) * w.in_columns + column) * conv.x.pitch;
+  return {reinterpret_cast<const char*>(x), static_cast<int64_t>(rows * w.x.stride * conv.x.pitch * sizeof(T))};
 }
 
 // Computes panels [first, end) of a few pixels into their tile.
 template <class T>
-void convolve_rows(const Conv& conv, const Bounds& bounds, const int32_t* pixels, int rows, int64_t first, int64_t end,
-                   float* tile, int64_t stride) {
+void convolve_rows(const Conv& conv, const Commit& commit, const Bounds& bounds, const int32_t* pixels, int rows,
+                   int64_t first, int64_t end, float* values, int64_t stride) {
   Place places[kRows];
   Place place;
   for (int r = 0; r < rows; ++r) places[r] = place = place.at(pixels[r], conv.window);
-  const int64_t spare_stride = kTileRows * kDepth;  // of a block
-  float* spare = scratch(1, kBlocks * spare_stride);
-  const float* pointers[kBlocks * kTileRows * kDepth];
+  Tile tile{pixels, rows, values, stride, {nullptr, 0}, {}};
+  if (rows <= kTileRows) tile.input = input_after<T>(conv, place, rows);
+  tile.old.add(commit.out, pixels, rows);
+  for (int64_t i = 0; i < commit.step_count; ++i)
+    if (commit.steps[i].kind == Operand::per_pixel) tile.old.add(commit.steps[i].operand, pixels, rows);
+
+  const int64_t spare_size = kTileRows * kDepth;  // of a block
+  float* spare = scratch(1, kBlocks * spare_size);
+  const float** pointers = reinterpret_cast<const float**>(scratch(4, 2 * kBlocks * spare_size));
   Block blocks[kBlocks];
   for (int64_t group = 0; group < conv.groups; ++group) {
     Pass pass = next_pass(conv, {conv.pieces, conv.pieces, 0, 0});
@@ -206,11 +277,12 @@ void convolve_rows(const Conv& conv, const Bounds& bounds, const int32_t* pixels
       for (int b = 0, r = 0; r < rows; ++b, r += kTileRows) {
         const float** to = pointers + b * kTileRows * (pass.end - pass.pieces);
         point_rows<T>(conv, group, pass, places + r, static_cast<int>(least(kTileRows, rows - r)), to,
-                      spare + b * spare_stride);
+                      spare + b * spare_size);
         blocks[b] = {to, pass.pieces, pass.end};
       }
+      const bool last = next.terms == 0;
       for (int64_t panel = first; panel < end; ++panel)
-        multiply_panel(conv, group, panel, pass, blocks, rows, next.terms > 0 ? Bounds() : bounds, tile, stride);
+        multiply_panel(conv, group, panel, pass, last, blocks, last ? bounds : Bounds(), tile);
     }
   }
 }
@@ -229,7 +301,7 @@ int64_t convolve_as(const Conv& conv, Job job) {
     const int64_t stride = tile_stride(job.commit.out.channels), share = divide_up(panels, threads);
     float* tile = scratch(0, rows * stride);
     spread(job.pool, divide_up(panels, share), [&](int64_t part) {
-      convolve_rows<T>(conv, bounds, job.pixels, rows, part * share, least(panels, (part + 1) * share), tile, stride);
+      convolve_rows<T>(conv, job.commit, bounds, job.pixels, rows, part * share, least(panels, (part + 1) * share), tile, stride);
     });
     return commit_shared(job, tile, stride, rows);
   }
@@ -237,7 +309,7 @@ int64_t convolve_as(const Conv& conv, Job job) {
   const int64_t together = weights > 2 * kShared ? kRows : weights > kNear ? kFewRows : kTileRows;
   return for_each_tile(job, kTileRows, together, weights * conv.groups,
                        [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
-                         convolve_rows<T>(conv, bounds, pixels, rows, 0, panels, tile, stride);
+                         convolve_rows<T>(conv, job.commit, bounds, pixels, rows, 0, panels, tile, stride);
                        });
 }
 

@@ -95,6 +95,7 @@ int64_t depthwise_as(const Depthwise& d, Job job) {
   const int64_t side = w.kernel_rows == w.kernel_columns ? w.kernel_rows : 0;
   const Steps steps{w.y.step * w.in_columns * d.x.pitch, w.x.step * d.x.pitch, w.x.stride * d.x.pitch};
   return for_each_tile(job, 4, near_rows(d.x.channels), cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
+    fetch_rows(job.commit.out, pixels, rows);
     Tap<T>* taps = tap_list<T>(w);
     Place place;
     for (int r = 0; r < rows;) {

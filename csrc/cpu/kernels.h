@@ -86,8 +86,8 @@ struct Pool {
 };
 
 // A buffer of the calling thread, kept between calls. Slots are apart from each other: 0 has the tile, 1 what a kernel
-// gathers, 2 and 3 what masks are made of.
-constexpr int kScratchSlots = 4;
+// gathers, 2 and 3 what masks are made of, 4 pointers.
+constexpr int kScratchSlots = 5;
 float* scratch(int slot, int64_t floats);
 
 struct Job {

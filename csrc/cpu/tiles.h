@@ -20,15 +20,6 @@ void spread(const Pool& pool, int64_t tasks, F f) {
   pool.run(tasks, [](void* context, int64_t task) { (*static_cast<F*>(context))(task); }, &f);
 }
 
-// Fetches what stands in some rows, to be compared and written over soon.
-inline void fetch_rows(const Matrix& out, const int32_t* pixels, int rows) {
-  const int64_t size = out.dtype == Dtype::bfloat16 ? 2 : 4;
-  for (int r = 0; r < rows; ++r) {
-    const char* row = static_cast<const char*>(out.data) + pixels[r] * out.pitch * size;
-    for (int64_t at = 0; at < out.channels * size; at += 64) __builtin_prefetch(row + at, 1, 2);
-  }
-}
-
 // fill(pixels, rows, tile, stride) writes the new values of `rows` pixels, [rows, channels], into the tile.
 // A tile has whole multiples of `whole` pixels, and `rows_at_most`. `cost` is about how many multiplications a pixel takes. Returns how many pixels were updated.
 template <class F>
@@ -45,7 +36,6 @@ int64_t for_each_tile(const Job& job, int64_t whole, int64_t rows_at_most, int64
     int64_t found = 0;
     for (int64_t p = part * share, end = least(p + share, job.count); p < end; p += rows) {
       const int n = static_cast<int>(least(rows, end - p));
-      fetch_rows(job.commit.out, job.pixels + p, n);
       fill(job.pixels + p, n, tile, stride);
       found += commit_rows(job.commit, tile, stride, job.pixels + p, n);
     }
@@ -64,4 +54,13 @@ inline int64_t commit_shared(const Job& job, float* tile, int64_t stride, int ro
     updated += commit_rows(job.commit, tile + first * stride, stride, job.pixels + first, static_cast<int>(n));
   });
   return updated;
+}
+
+// Fetches what stands in some rows, to be compared and written over soon.
+inline void fetch_rows(const Matrix& out, const int32_t* pixels, int rows) {
+  const int64_t size = out.dtype == Dtype::bfloat16 ? 2 : 4;
+  for (int r = 0; r < rows; ++r) {
+    const char* row = static_cast<const char*>(out.data) + pixels[r] * out.pitch * size;
+    for (int64_t at = 0; at < out.channels * size; at += 64) __builtin_prefetch(row + at, 1, 2);
+  }
 }
