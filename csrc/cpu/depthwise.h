@@ -20,14 +20,18 @@ void depthwise_pixel(const Depthwise& d, const Bounds& bounds, const Tap<T>* tap
 // Where the taps of a run's pixels lie: elements between taps of a column, taps of a row, and pixels.
 struct Steps {
   int64_t row, tap, pixel;
+  int64_t old;  // bytes between the old values of pixels
 };
 
-constexpr int kAhead = 10;
+constexpr int64_t kAhead = 1024;  // channels between what is read and what is fetched
+
 // P pixels of a run, of which `x` is the first tap. With S > 0 pixels are S taps apart, and what several read is loaded once.
 template <class T, int K, int S, int P>
-void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, float* tile, int64_t stride) {
+void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, const char* old, float* tile,
+                   int64_t stride) {
   // Copies, which stay in registers whatever is stored.
   const int64_t channels = d.x.channels, row = steps.row, tap = steps.tap, pixel = steps.pixel;
+  const int64_t old_pixel = steps.old, ahead = divide_up(kAhead, channels) * pixel + (K - 1) * (row + tap);
   const float* const weights = d.weight;
   const float* const biases = d.bias;
   const Bounds within = bounds;
@@ -51,7 +55,10 @@ void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* x, const S
         }
       }
     }
-    for (int p = 0; p < P * (S > 0 ? S : 1); ++p) __builtin_prefetch(line - row + (kAhead + p) * tap, 0, 3);
+    // The window's last rows have what others before did not read.
+    for (int i = 0; i < (S == 2 ? 2 : 1); ++i)
+      for (int p = 0; p < P * (S > 0 ? S : 1); ++p) __builtin_prefetch(x + c + ahead + p * tap - i * row, 0, 2);
+    for (int p = 0; p < P; ++p) __builtin_prefetch(old + p * old_pixel + c * sizeof(T), 1, 2);
     for (int p = 0; p < P; ++p) within(sum[p]).store(tile + p * stride + c);
   };
   int64_t c = 0;
@@ -61,21 +68,22 @@ void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* x, const S
 }
 
 template <class T, int K, int S>
-void depthwise_run(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, int count, float* tile,
+void depthwise_run(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, const char* old, int count, float* tile,
                    int64_t stride) {
   constexpr int together = 4;
   int p = 0;
   for (; p + together <= count; p += together)
-    depthwise_few<T, K, S, together>(d, bounds, x + p * steps.pixel, steps, tile + p * stride, stride);
-  for (; p < count; ++p) depthwise_few<T, K, S, 1>(d, bounds, x + p * steps.pixel, steps, tile + p * stride, stride);
+    depthwise_few<T, K, S, together>(d, bounds, x + p * steps.pixel, steps, old + p * steps.old, tile + p * stride, stride);
+  for (; p < count; ++p)
+    depthwise_few<T, K, S, 1>(d, bounds, x + p * steps.pixel, steps, old + p * steps.old, tile + p * stride, stride);
 }
 
 template <class T, int K>
-void depthwise_run(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, int count, float* tile,
+void depthwise_run(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, const char* old, int count, float* tile,
                    int64_t stride) {
-  if (steps.pixel == steps.tap) return depthwise_run<T, K, 1>(d, bounds, x, steps, count, tile, stride);
-  if (steps.pixel == 2 * steps.tap) return depthwise_run<T, K, 2>(d, bounds, x, steps, count, tile, stride);
-  depthwise_run<T, K, 0>(d, bounds, x, steps, count, tile, stride);
+  if (steps.pixel == steps.tap) return depthwise_run<T, K, 1>(d, bounds, x, steps, old, count, tile, stride);
+  if (steps.pixel == 2 * steps.tap) return depthwise_run<T, K, 2>(d, bounds, x, steps, old, count, tile, stride);
+  depthwise_run<T, K, 0>(d, bounds, x, steps, old, count, tile, stride);
 }
 
 // How many of the listed pixels follow each other in the inner part of one image row.
@@ -93,9 +101,10 @@ int64_t depthwise_as(const Depthwise& d, Job job) {
   const Window& w = d.window;
   const int64_t cost = d.x.channels * w.kernel_rows * w.kernel_columns;
   const int64_t side = w.kernel_rows == w.kernel_columns ? w.kernel_rows : 0;
-  const Steps steps{w.y.step * w.in_columns * d.x.pitch, w.x.step * d.x.pitch, w.x.stride * d.x.pitch};
+  const Matrix& out = job.commit.out;
+  const Steps steps{w.y.step * w.in_columns * d.x.pitch, w.x.step * d.x.pitch, w.x.stride * d.x.pitch,
+                    out.pitch * static_cast<int64_t>(sizeof(T))};
   return for_each_tile(job, 4, near_rows(d.x.channels), cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
-    fetch_rows(job.commit.out, pixels, rows);
     Tap<T>* taps = tap_list<T>(w);
     Place place;
     for (int r = 0; r < rows;) {
@@ -109,8 +118,9 @@ int64_t depthwise_as(const Depthwise& d, Job job) {
       }
       const int64_t first = (place.n * w.in_rows + w.y.first(place.y)) * w.in_columns + w.x.first(place.x);
       const T* x = static_cast<const T*>(d.x.data) + first * d.x.pitch;
-      if (side == 3) depthwise_run<T, 3>(d, bounds, x, steps, run, to, stride);
-      else depthwise_run<T, 5>(d, bounds, x, steps, run, to, stride);
+      const char* old = static_cast<const char*>(out.data) + pixels[r] * steps.old;
+      if (side == 3) depthwise_run<T, 3>(d, bounds, x, steps, old, run, to, stride);
+      else depthwise_run<T, 5>(d, bounds, x, steps, old, run, to, stride);
       r += run;
       place = {pixels[r - 1], place.n, place.y, place.x + run - 1};
     }

@@ -55,12 +55,3 @@ inline int64_t commit_shared(const Job& job, float* tile, int64_t stride, int ro
   });
   return updated;
 }
-
-// Fetches what stands in some rows, to be compared and written over soon.
-inline void fetch_rows(const Matrix& out, const int32_t* pixels, int rows) {
-  const int64_t size = out.dtype == Dtype::bfloat16 ? 2 : 4;
-  for (int r = 0; r < rows; ++r) {
-    const char* row = static_cast<const char*>(out.data) + pixels[r] * out.pitch * size;
-    for (int64_t at = 0; at < out.channels * size; at += 64) __builtin_prefetch(row + at, 1, 2);
-  }
-}
