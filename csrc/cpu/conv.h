@@ -33,34 +33,35 @@ struct Soon {
 };
 constexpr int kParts = 4;  // in which the next panel is fetched, one with each block
 
-// Memory that many calls of a microkernel fetch, each a part.
+// Memory that many calls of a microkernel fetch, each a part; with every term of its sum, a few bytes.
 struct Region {
   const char* from;
-  int64_t size;
+  int64_t size, of_call;
 
-  // Where part `call` of `calls` begins, and the step with which `terms` of them cover it.
-  const char* part(int64_t call, int64_t calls) const { return from + size * call / calls; }
-  int64_t step(int64_t calls, int64_t terms) const { return divide_up(size, calls * terms); }
+  static Region of(const void* from, int64_t size, int64_t calls) {
+    return {static_cast<const char*>(from), size, divide_up(size, calls)};
+  }
 };
 
 // What the commit of a tile reads: old values, and operands of its steps.
 struct Regions {
-  static constexpr int most_regions = 3;
-  Region regions[most_regions];
+  static constexpr int kMost = 3;
+  Region regions[kMost];
   int count = 0;
-  int64_t size = 0;
+  int64_t of_call = 0;
 
-  void add(const Matrix& rows, const int32_t* pixels, int n) {
-    if (count == most_regions || pixels[n - 1] - pixels[0] != n - 1) return;
+  void add(const Matrix& rows, const int32_t* pixels, int n, int64_t calls) {
+    if (count == kMost || pixels[n - 1] - pixels[0] != n - 1) return;
     const int64_t pixel = rows.pitch * (rows.dtype == Dtype::bfloat16 ? 2 : 4);
-    regions[count++] = {static_cast<const char*>(rows.data) + pixels[0] * pixel, n * pixel};
-    size += n * pixel;
+    regions[count] = Region::of(static_cast<const char*>(rows.data) + pixels[0] * pixel, n * pixel, calls);
+    of_call += regions[count++].of_call;
   }
-  void aim(Soon& soon, int64_t call, int64_t calls, int64_t terms) const {
-    int64_t at = size * call / calls;
-    soon.old_step = divide_up(size, calls * terms);
+  // Where the part of a call begins.
+  const char* part(int64_t call, const char* otherwise) const {
+    int64_t at = call * of_call;
     for (int i = 0; i < count; at -= regions[i++].size)
-      if (at < regions[i].size) return void(soon.old = regions[i].from + at);
+      if (at < regions[i].size) return regions[i].from + at;
+    return otherwise;
   }
 };
 
@@ -127,6 +128,7 @@ struct Pass {
   const Piece* pieces;
   const Piece* end;
   int64_t start, terms;
+  int64_t input_step = 0, old_step = 0;  // bytes to be fetched with each term
 };
 
 // The pass after `pass`, of whole runs; that of no pieces is the end.
@@ -194,28 +196,26 @@ void point_rows(const Conv& conv, int64_t group, const Pass& pass, const Place* 
 
 // A tile: a few pixels, whose new values [rows, channels] are computed.
 struct Tile {
-  const int32_t* pixels;
   int rows;
   float* values;
   int64_t stride;
-  Region input;   // of the next tile; empty where weights are fetched instead
+  Region input;  // of the next tile; empty where weights are fetched instead
   Regions old;
 };
 
 template <int V>
-void multiply_blocks(const Tile& tile, const Pass& pass, bool last, const Block* blocks, int64_t call, int64_t calls,
-                     const float* weight, const float* next, const float* bias, int64_t channel, const Bounds& bounds) {
+void multiply_blocks(const Tile& tile, const Pass& pass, const Block* blocks, int64_t call, const float* weight,
+                     const float* next, const float* bias, int64_t channel, const Bounds& bounds) {
+  const char* const nothing = reinterpret_cast<const char*>(weight);
+  Soon soon{tile.input.from + call * tile.input.of_call, pass.input_step, nothing, pass.old_step};
+  call *= divide_up(tile.rows, kTileRows);
   for (int b = 0, r = 0; r < tile.rows; ++b, r += kTileRows) {
-    const int n = static_cast<int>(least(kTileRows, tile.rows - r));
-    Soon soon{reinterpret_cast<const char*>(weight), 0, reinterpret_cast<const char*>(weight), 0};
-    if (tile.input.size > 0) {
-      soon.next = tile.input.part(call, calls), soon.next_step = tile.input.step(calls, pass.terms);
-    } else if (b < kParts) {
-      soon.next = reinterpret_cast<const char*>(next + b * pass.terms * (kPanel / kParts));
-      soon.next_step = kPanel / kParts * sizeof(float);
+    if (tile.input.size == 0) {
+      soon.next = b < kParts ? reinterpret_cast<const char*>(next + b * pass.terms * (kPanel / kParts)) : nothing;
+      soon.next_step = b < kParts ? kPanel / kParts * sizeof(float) : 0;
     }
-    const int64_t of_panel = divide_up(tile.rows, kTileRows);
-    if (last) tile.old.aim(soon, call * of_panel + b, calls * of_panel, pass.terms);
+    if (pass.old_step > 0) soon.old = tile.old.part(call + b, nothing);
+    const int n = static_cast<int>(least(kTileRows, tile.rows - r));
     float* to = tile.values + r * tile.stride + channel;
     if (n == kTileRows) multiply<kTileRows, V>(blocks[b], weight, soon, bias, bounds, to, tile.stride);
     else multiply_rest<kTileRows - 1, V>(n, blocks[b], weight, soon, bias, bounds, to, tile.stride);
@@ -224,47 +224,49 @@ void multiply_blocks(const Tile& tile, const Pass& pass, bool last, const Block*
 
 // One panel of output channels for all rows. A panel's last channels may not exist: they are written beyond those of the
 // group, where the next group, or nobody, writes later. A last panel that is at most half full is multiplied by halves.
-inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const Pass& pass, bool last, const Block* blocks,
+inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const Pass& pass, const Block* blocks,
                            const Bounds& bounds, const Tile& tile) {
   const int64_t depth = conv.in_per_group * conv.window.kernel_rows * conv.window.kernel_columns;
   const int64_t panels = divide_up(conv.out_per_group, kPanel), first = panel * kPanel;
-  const int64_t channel = group * conv.out_per_group + first;
-  float bias[kPanel];
-  for (int i = 0; i < kPanel; ++i)
-    bias[i] = conv.bias && first + i < conv.out_per_group ? conv.bias[channel + i] : 0.0f;
-  const float* from = pass.start == 0 ? bias : nullptr;
+  const int64_t channel = group * conv.out_per_group + first, there = conv.out_per_group - first;
+  float part[kPanel] = {};
+  const float* bias = conv.bias ? conv.bias + channel : kNothing;
+  if (conv.bias && there < kPanel) {
+    std::memcpy(part, bias, there * sizeof(float));
+    bias = part;
+  }
+  if (pass.start > 0) bias = nullptr;
   const float* weight = conv.weight + ((group * panels + panel) * depth + pass.start) * kPanel;
   const float* next = weight + (panel + 1 < panels ? depth * kPanel : 0);
-  const int64_t call = group * panels + panel, calls = conv.groups * panels;
-  if (conv.out_per_group - first <= Vec::width)
-    multiply_blocks<1>(tile, pass, last, blocks, call, calls, weight, next, from, channel, bounds);
-  else
-    multiply_blocks<kPanelVecs>(tile, pass, last, blocks, call, calls, weight, next, from, channel, bounds);
+  const int64_t call = group * panels + panel;
+  if (there <= Vec::width) multiply_blocks<1>(tile, pass, blocks, call, weight, next, bias, channel, bounds);
+  else multiply_blocks<kPanelVecs>(tile, pass, blocks, call, weight, next, bias, channel, bounds);
 }
 
 // The input that pixels after `place` read and others before them do not: that of the window's last row.
 template <class T>
-Region input_after(const Conv& conv, const Place& place, int rows) {
+Region input_after(const Conv& conv, const Place& place, int rows, int64_t calls) {
   const Window& w = conv.window;
-  if (!w.y.has(place.y) || !w.x.has(place.x)) return {nullptr, 0};
+  if (!w.y.has(place.y) || !w.x.has(place.x)) return {nullptr, 0, 0};
   const int64_t row = w.y.first(place.y) + (w.kernel_rows - 1) * w.y.step;
   const int64_t column = w.x.first(place.x) + (w.kernel_columns - 1) * w.x.step + w.x.stride;
   const T* x = static_cast<const T*>(conv.x.data) + ((place.n * w.in_rows + row) * w.in_columns + column) * conv.x.pitch;
-  return {reinterpret_cast<const char*>(x), static_cast<int64_t>(rows * w.x.stride * conv.x.pitch * sizeof(T))};
+  return Region::of(x, static_cast<int64_t>(rows * w.x.stride * conv.x.pitch * sizeof(T)), calls);
 }
 
 // Computes panels [first, end) of a few pixels into their tile.
 template <class T>
 void convolve_rows(const Conv& conv, const Commit& commit, const Bounds& bounds, const int32_t* pixels, int rows,
-                   int64_t first, int64_t end, float* values, int64_t stride) {
+                   bool weights_near, int64_t first, int64_t end, float* values, int64_t stride) {
   Place places[kRows];
   Place place;
   for (int r = 0; r < rows; ++r) places[r] = place = place.at(pixels[r], conv.window);
-  Tile tile{pixels, rows, values, stride, {nullptr, 0}, {}};
-  if (rows <= kTileRows) tile.input = input_after<T>(conv, place, rows);
-  tile.old.add(commit.out, pixels, rows);
+  const int64_t panels = conv.groups * divide_up(conv.out_per_group, kPanel), calls = panels * divide_up(rows, kTileRows);
+  Tile tile{rows, values, stride, {nullptr, 0, 0}, {}};
+  if (weights_near) tile.input = input_after<T>(conv, place, rows, panels);
+  tile.old.add(commit.out, pixels, rows, calls);
   for (int64_t i = 0; i < commit.step_count; ++i)
-    if (commit.steps[i].kind == Operand::per_pixel) tile.old.add(commit.steps[i].operand, pixels, rows);
+    if (commit.steps[i].kind == Operand::per_pixel) tile.old.add(commit.steps[i].operand, pixels, rows, calls);
 
   const int64_t spare_size = kTileRows * kDepth;  // of a block
   float* spare = scratch(1, kBlocks * spare_size);
@@ -281,8 +283,10 @@ void convolve_rows(const Conv& conv, const Commit& commit, const Bounds& bounds,
         blocks[b] = {to, pass.pieces, pass.end};
       }
       const bool last = next.terms == 0;
+      pass.input_step = divide_up(tile.input.of_call, pass.terms);
+      pass.old_step = last ? divide_up(tile.old.of_call, pass.terms) : 0;
       for (int64_t panel = first; panel < end; ++panel)
-        multiply_panel(conv, group, panel, pass, last, blocks, last ? bounds : Bounds(), tile);
+        multiply_panel(conv, group, panel, pass, blocks, last ? bounds : Bounds(), tile);
     }
   }
 }
@@ -301,15 +305,17 @@ int64_t convolve_as(const Conv& conv, Job job) {
     const int64_t stride = tile_stride(job.commit.out.channels), share = divide_up(panels, threads);
     float* tile = scratch(0, rows * stride);
     spread(job.pool, divide_up(panels, share), [&](int64_t part) {
-      convolve_rows<T>(conv, job.commit, bounds, job.pixels, rows, part * share, least(panels, (part + 1) * share), tile, stride);
+      convolve_rows<T>(conv, job.commit, bounds, job.pixels, rows, false, part * share,
+                       least(panels, (part + 1) * share), tile, stride);
     });
     return commit_shared(job, tile, stride, rows);
   }
 
   const int64_t together = weights > 2 * kShared ? kRows : weights > kNear ? kFewRows : kTileRows;
   return for_each_tile(job, kTileRows, together, weights * conv.groups,
-                       [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
-                         convolve_rows<T>(conv, job.commit, bounds, pixels, rows, 0, panels, tile, stride);
+                       [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool first) {
+                         const bool weights_near = together == kTileRows && !first;
+                         convolve_rows<T>(conv, job.commit, bounds, pixels, rows, weights_near, 0, panels, tile, stride);
                        });
 }
 

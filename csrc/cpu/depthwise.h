@@ -104,7 +104,7 @@ int64_t depthwise_as(const Depthwise& d, Job job) {
   const Matrix& out = job.commit.out;
   const Steps steps{w.y.step * w.in_columns * d.x.pitch, w.x.step * d.x.pitch, w.x.stride * d.x.pitch,
                     out.pitch * static_cast<int64_t>(sizeof(T))};
-  return for_each_tile(job, 4, near_rows(d.x.channels), cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
+  return for_each_tile(job, 4, near_rows(d.x.channels), cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool) {
     Tap<T>* taps = tap_list<T>(w);
     Place place;
     for (int r = 0; r < rows;) {

@@ -1,6 +1,6 @@
 // The choice of the instruction set, and the buffers of the threads.
 #include <algorithm>
-#include <memory>
+#include <new>
 
 #include "kernels.h"
 
@@ -68,17 +68,26 @@ std::vector<Piece> pieces_of(const Window& w, int64_t pitch, int64_t in) {
 }
 
 float* scratch(int slot, int64_t floats) {
+  constexpr std::align_val_t kLine{64};
   struct Buffer {
-    std::unique_ptr<float[]> data;
+    float* data = nullptr;
     int64_t size = 0;
+
+    ~Buffer() { release(); }
+    void release() {
+      if (data) ::operator delete(data, kLine);
+    }
   };
   thread_local Buffer buffers[kScratchSlots];
   Buffer& buffer = buffers[slot];
   if (buffer.size < floats) {
-    buffer.data.reset(new float[floats]);
+    buffer.release();
+    buffer.data = nullptr;
+    buffer.size = 0;
+    buffer.data = static_cast<float*>(::operator new(floats * sizeof(float), kLine));
     buffer.size = floats;
   }
-  return buffer.data.get();
+  return buffer.data;
 }
 
 }  // namespace deltafx::cpu

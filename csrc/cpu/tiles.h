@@ -20,7 +20,8 @@ void spread(const Pool& pool, int64_t tasks, F f) {
   pool.run(tasks, [](void* context, int64_t task) { (*static_cast<F*>(context))(task); }, &f);
 }
 
-// fill(pixels, rows, tile, stride) writes the new values of `rows` pixels, [rows, channels], into the tile.
+// fill(pixels, rows, tile, stride, first) writes the new values of `rows` pixels, [rows, channels], into the tile; `first` is
+// the first of a thread.
 // A tile has whole multiples of `whole` pixels, and `rows_at_most`. `cost` is about how many multiplications a pixel takes. Returns how many pixels were updated.
 template <class F>
 int64_t for_each_tile(const Job& job, int64_t whole, int64_t rows_at_most, int64_t cost, F fill) {
@@ -36,7 +37,7 @@ int64_t for_each_tile(const Job& job, int64_t whole, int64_t rows_at_most, int64
     int64_t found = 0;
     for (int64_t p = part * share, end = least(p + share, job.count); p < end; p += rows) {
       const int n = static_cast<int>(least(rows, end - p));
-      fill(job.pixels + p, n, tile, stride);
+      fill(job.pixels + p, n, tile, stride, p == part * share);
       found += commit_rows(job.commit, tile, stride, job.pixels + p, n);
     }
     updated += found;
