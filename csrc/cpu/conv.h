@@ -207,10 +207,12 @@ template <int V>
 void multiply_blocks(const Tile& tile, const Pass& pass, const Block* blocks, int64_t call, const float* weight,
                      const float* next, const float* bias, int64_t channel, const Bounds& bounds) {
   const char* const nothing = reinterpret_cast<const char*>(weight);
-  Soon soon{tile.input.from + call * tile.input.of_call, pass.input_step, nothing, pass.old_step};
+  Soon soon{nothing, pass.input_step, nothing, pass.old_step};
   call *= divide_up(tile.rows, kTileRows);
   for (int b = 0, r = 0; r < tile.rows; ++b, r += kTileRows) {
-    if (tile.input.size == 0) {
+    if (tile.input.size > 0) {
+      soon.next = tile.input.from + (call + b) * tile.input.of_call;
+    } else {
       soon.next = b < kParts ? reinterpret_cast<const char*>(next + b * pass.terms * (kPanel / kParts)) : nothing;
       soon.next_step = b < kParts ? kPanel / kParts * sizeof(float) : 0;
     }
@@ -263,7 +265,7 @@ void convolve_rows(const Conv& conv, const Commit& commit, const Bounds& bounds,
   for (int r = 0; r < rows; ++r) places[r] = place = place.at(pixels[r], conv.window);
   const int64_t panels = conv.groups * divide_up(conv.out_per_group, kPanel), calls = panels * divide_up(rows, kTileRows);
   Tile tile{rows, values, stride, {nullptr, 0, 0}, {}};
-  if (weights_near) tile.input = input_after<T>(conv, place, rows, panels);
+  if (weights_near) tile.input = input_after<T>(conv, place, rows, calls);
   tile.old.add(commit.out, pixels, rows, calls);
   for (int64_t i = 0; i < commit.step_count; ++i)
     if (commit.steps[i].kind == Operand::per_pixel) tile.old.add(commit.steps[i].operand, pixels, rows, calls);
@@ -311,10 +313,12 @@ int64_t convolve_as(const Conv& conv, Job job) {
     return commit_shared(job, tile, stride, rows);
   }
 
-  const int64_t together = weights > 2 * kShared ? kRows : weights > kNear ? kFewRows : kTileRows;
+  const bool near = weights <= kNear;
+  const int64_t few = near_rows(job.commit.out.channels) / kTileRows * kTileRows;
+  const int64_t together = near ? most(kTileRows, few) : weights > 2 * kShared ? kRows : kFewRows;
   return for_each_tile(job, kTileRows, together, weights * conv.groups,
                        [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool first) {
-                         const bool weights_near = together == kTileRows && !first;
+                         const bool weights_near = near && !first;
                          convolve_rows<T>(conv, job.commit, bounds, pixels, rows, weights_near, 0, panels, tile, stride);
                        });
 }
