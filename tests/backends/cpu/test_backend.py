@@ -87,8 +87,8 @@ def test_a_pixel_does_not_depend_on_how_many_are_computed_with_it() -> None:
 
 
 def test_the_dense_switch_gives_the_same_within_rounding(monkeypatch: Any) -> None:
-    monkeypatch.setattr(convolution, "NARROW_GROUPS", 0.0)
-    monkeypatch.setattr(convolution, "TRANSPOSED", 0.0)
+    shares = {"grouped": 0.0, "transposed": 0.0}
+    monkeypatch.setattr(convolution, "dense_share", lambda kind, *_: shares.get(kind, 1.0))
     model, calls = network(), []
     switched = deltafx.convert(model, backend="cpu", options={"check": True})
     sparse = deltafx.convert(model, backend="cpu", options={"dense_switch": False})
@@ -108,7 +108,7 @@ def test_the_dense_switch_gives_the_same_within_rounding(monkeypatch: Any) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_where_dense_is_always_faster(dtype: torch.dtype, monkeypatch: Any) -> None:
     """As for bfloat16 on a processor that multiplies it: every convolution and linear layer is switched."""
-    monkeypatch.setattr(convolution, "dense_share", lambda isa, dtype: 0.0)
+    monkeypatch.setattr(convolution, "dense_share", lambda *_: 0.0)
     model = network().to(dtype)
     switched = deltafx.convert(model, backend="cpu", options={"check": dtype == torch.float32})
     sparse = deltafx.convert(model, backend="cpu", options={"dense_switch": False})
