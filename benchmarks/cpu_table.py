@@ -30,15 +30,41 @@ def best(result: dict[str, Any], names: Sequence[str]) -> tuple[str, float]:
     return min(there.items(), key=lambda pair: pair[1]) if there else ("none", float("nan"))
 
 
+def of_streams(result: dict[str, Any]) -> list[str]:
+    """Against as many calls with one stream."""
+    one = result["streams"]["1"]["median"]
+    rows = [
+        [
+            count,
+            f"{times['share']:.1%}",
+            ms(times),
+            f"{times['median'] / int(count):.2f}",
+            f"{int(count) * one / times['median']:.2f}",
+        ]
+        for count, times in result["streams"].items()
+    ]
+    head = ["streams", "MACs computed", "deltafx ms", "ms a stream", "times faster than one by one"]
+    return [f"## {result['network']}, {result['frame']}, 5 % in blobs", "", *table(head, rows), ""]
+
+
 def of_network(result: dict[str, Any], float32: Sequence[str]) -> list[str]:
+    if "streams" in result:
+        return of_streams(result)
     name, network = result["network"], result["network"].split()[0]
-    fastest, least = best(result, float32)
+    fastest, least32 = best(result, float32)
+    fastest16, least16 = best(result, [each for each in result["opponents"] if each not in float32])
     others = [f"{each}: {ms(times)}" for each, times in result["opponents"].items()]
     others += [f"{each}: missing ({reason})" for each, reason in result["missing"].items()]
-    lines = [f"## {name}", "", f"Opponents, ms: {'; '.join(others)}. Best in float32: {fastest}.", ""]
+    lines = [
+        f"## {name}",
+        "",
+        f"Opponents, ms: {'; '.join(others)}. Best in float32: {fastest}; bfloat16 is held against {fastest16}.",
+        "",
+    ]
     clip = "mean" in next(iter(result["cases"].values()))
     rows = []
     for case, times in result["cases"].items():
+        least = least16 if case.endswith("bfloat16") else least32
         row = [case, f"{times['share']:.1%}", ms(times), f"{least / times['median']:.2f}"]
         if clip:
             row += [f"{least / times['mean']:.2f}", f"{times['f1_with_hysteresis']:.3f}", f"{times['error']:.3f}"]

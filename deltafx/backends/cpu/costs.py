@@ -2,7 +2,8 @@
 
 A compiled kernel takes time in proportion to the pixels that it computes, a dense operator the same for any number of
 them, so the quotient of both for a whole map is that share. It is measured once for each kind of layer, instruction
-set, dtype and number of threads, and kept in a file, so that the same frames give the same bits in every run on a machine.
+set, dtype and number of threads, and kept in a file, so that the same frames give the same bits in every run on one
+machine.
 """
 
 from __future__ import annotations
