@@ -62,11 +62,7 @@ void write_row(const float* row, T* out, int64_t channels) {
 
 // Rounds a row to bfloat16 in place: what is compared is what would be kept.
 inline void round_row(float* row, int64_t channels) {
-  for (int64_t c = 0; c < channels; c += Vec::width) {  // a tile row is whole vectors
-    Bfloat16 kept[Vec::width];
-    Vec::load(row + c).store(kept);
-    Vec::load(kept).store(row + c);
-  }
+  for (int64_t c = 0; c < channels; c += Vec::width) Vec::load(row + c).rounded().store(row + c);  // whole vectors
 }
 
 template <class T>

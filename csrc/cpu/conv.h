@@ -83,7 +83,7 @@ void multiply(Block block, const float* panel, Soon soon, const float* bias, con
       const int64_t terms = piece->terms();
       for (int64_t k = 0; k < terms; ++k, panel += kPanel) {
         __builtin_prefetch(soon.next, 0, 2);
-        __builtin_prefetch(soon.old, 1, 2);
+        __builtin_prefetch(soon.old, 1, 3);
         soon.next += soon.next_step, soon.old += soon.old_step;
         Vec weight[V];
         for (int v = 0; v < V; ++v) weight[v] = Vec::load(panel + v * Vec::width);
@@ -161,15 +161,15 @@ void gather_piece(const Conv& conv, const Piece& piece, const T* x, const Place&
   }
 }
 
-// Points to the pieces of `n` pixels, or gathers them at `spare`.
+// Points to the pieces of `n` pixels, or gathers them at `spare`; `place` is the pixel before, and then the last one.
 template <class T>
-void point_rows(const Conv& conv, int64_t group, const Pass& pass, const Place* places, int n, const float** rows,
-                float* spare) {
+void point_rows(const Conv& conv, int64_t group, const Pass& pass, const int32_t* pixels, int n, Place& place,
+                const float** rows, float* spare) {
   constexpr bool readable = sizeof(T) == sizeof(float);  // where they lie
   const Window& w = conv.window;
   const T* x = static_cast<const T*>(conv.x.data) + group * conv.in_per_group;
   for (int r = 0; r < n; ++r) {
-    const Place& place = places[r];
+    place = place.at(pixels[r], w);
     const float** to = rows + r;
     if (readable && w.y.has(place.y) && w.x.has(place.x)) {
       const float* from = reinterpret_cast<const float*>(x) +
@@ -260,12 +260,9 @@ Region input_after(const Conv& conv, const Place& place, int rows, int64_t calls
 template <class T>
 void convolve_rows(const Conv& conv, const Commit& commit, const Bounds& bounds, const int32_t* pixels, int rows,
                    bool weights_near, int64_t first, int64_t end, float* values, int64_t stride) {
-  Place places[kRows];
-  Place place;
-  for (int r = 0; r < rows; ++r) places[r] = place = place.at(pixels[r], conv.window);
   const int64_t panels = conv.groups * divide_up(conv.out_per_group, kPanel), calls = panels * divide_up(rows, kTileRows);
   Tile tile{rows, values, stride, {nullptr, 0, 0}, {}};
-  if (weights_near) tile.input = input_after<T>(conv, place, rows, calls);
+  if (weights_near) tile.input = input_after<T>(conv, Place().at(pixels[rows - 1], conv.window), rows, calls);
   tile.old.add(commit.out, pixels, rows, calls);
   for (int64_t i = 0; i < commit.step_count; ++i)
     if (commit.steps[i].kind == Operand::per_pixel) tile.old.add(commit.steps[i].operand, pixels, rows, calls);
@@ -278,9 +275,10 @@ void convolve_rows(const Conv& conv, const Commit& commit, const Bounds& bounds,
     Pass pass = next_pass(conv, {conv.pieces, conv.pieces, 0, 0});
     for (Pass next; pass.terms > 0; pass = next) {
       next = next_pass(conv, pass);
+      Place place;
       for (int b = 0, r = 0; r < rows; ++b, r += kTileRows) {
         const float** to = pointers + b * kTileRows * (pass.end - pass.pieces);
-        point_rows<T>(conv, group, pass, places + r, static_cast<int>(least(kTileRows, rows - r)), to,
+        point_rows<T>(conv, group, pass, pixels + r, static_cast<int>(least(kTileRows, rows - r)), place, to,
                       spare + b * spare_size);
         blocks[b] = {to, pass.pieces, pass.end};
       }

@@ -58,7 +58,7 @@ void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* x, const S
     // The window's last rows have what others before did not read.
     for (int i = 0; i < (S == 2 ? 2 : 1); ++i)
       for (int p = 0; p < P * (S > 0 ? S : 1); ++p) __builtin_prefetch(x + c + ahead + p * tap - i * row, 0, 2);
-    for (int p = 0; p < P; ++p) __builtin_prefetch(old + p * old_pixel + c * sizeof(T), 1, 2);
+    for (int p = 0; p < P; ++p) __builtin_prefetch(old + p * old_pixel + c * sizeof(T), 1, 3);
     for (int p = 0; p < P; ++p) within(sum[p]).store(tile + p * stride + c);
   };
   int64_t c = 0;

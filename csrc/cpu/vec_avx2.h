@@ -49,6 +49,7 @@ struct Vec {
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0b1000);
     return _mm256_castsi256_si128(packed);
   }
+  Vec rounded() const { return widen(narrow()); }  // to bfloat16
 };
 
 inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }

@@ -40,6 +40,7 @@ struct Vec {
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(
         _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000)), 16));
   }
+  Vec rounded() const { return widen(narrow()); }  // to bfloat16
 };
 
 inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }

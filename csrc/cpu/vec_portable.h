@@ -62,6 +62,9 @@ struct Vec {
     std::memcpy(&bits, &x, sizeof bits);
     return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
   }
+  Vec rounded() const {  // to bfloat16
+    return each([&](int i) { return widen(narrow(v[i])); });
+  }
 };
 
 inline Vec operator+(Vec a, Vec b) {
