@@ -329,8 +329,8 @@ def main(
                 found = measure_cases(dense, height, width, seconds, names, options)
             target.write_text(json.dumps({"network": name, **facts, **found}, indent=1) + "\n")
             torch.compiler.reset()
-    write_tables(out, FLOAT32)
     draw_scaling(out)
+    write_tables(out, FLOAT32)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,17 @@
-"""The tables of `benchmarks.cpu`, made anew from the JSON of every network in its folder."""
+"""The tables of `benchmarks.cpu`, made anew from the JSON of every network in its folder.
+
+`python -m benchmarks.cpu_table` writes the one in README.md, between its two marks.
+"""
 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import typer
 
 # How many times faster than the best opponent in float32 it must be; `None` holds for the networks that are not named.
 BARS: dict[str, dict[str | None, float]] = {
@@ -14,6 +20,7 @@ BARS: dict[str, dict[str | None, float]] = {
     "5% in blobs": {"resnet50": 6, "mobilenet_v2": 4},
     "everything changed": {None: 0.9},
 }
+ORDER = ("resnet50", "mobilenet_v2", "nanodet")  # first
 FACTS = ("command", "date", "commit", "torch", "processor", "cores", "frame", "dtype", "isa", "dense_switch")
 
 
@@ -87,5 +94,57 @@ def write_tables(folder: Path, float32: Sequence[str]) -> None:
     lines = [f"* {key}: {results[0][key]}" for key in FACTS] + [""]
     for result in results:
         lines += of_network(result, float32)
-    folder.with_suffix(".md").write_text("\n".join(lines))
-    print("\n".join(lines))
+    pictures = [f"![{path.stem.replace('_', ' ')}]({folder.name}/{path.name})" for path in sorted(folder.glob("*.png"))]
+    text = "\n".join([*lines, *pictures, ""])
+    folder.with_suffix(".md").write_text(text)
+    print(text)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# README.md
+
+FOLDER = Path("benchmarks/results/cpu_opponents")
+START, END = "<!-- from benchmarks/results/cpu_opponents -->", "<!-- end -->"
+SHOWN = ("5% in blobs", "one 32x32 blob", "nothing changed", "everything changed")
+
+
+def for_readme(folder: Path, float32: Sequence[str]) -> list[str]:
+    """How many times faster than the best opponent in float32, case by case and network by network."""
+    results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    found = {each["network"]: each for each in results if "everything changed" in each.get("cases", {})}
+    if not found:
+        raise SystemExit(f"{folder}: there are no results; run `python -m benchmarks.cpu` first")
+    networks = [name for name in ORDER if name in found] + [name for name in found if name not in ORDER]
+    rows = [["best opponent, ms"]]
+    rows[0] += ["{} {:.1f}".format(*best(found[name], float32)) for name in networks]
+    for case in SHOWN:
+        times = [best(found[name], float32)[1] / found[name]["cases"][case]["median"] for name in networks]
+        rows.append([case, *(f"{each:.0f}x" if each >= 10 else f"{each:.2g}x" for each in times)])
+    facts = found[networks[0]]
+    about = (
+        f"How many times faster networks run than the best of {', '.join(float32)} when the share of updated pixels is "
+        f"prescribed (`make bench`: {facts['frame']}, batch 1, {facts['cores']} threads, float32; [all "
+        f"figures]({folder}.md), [how they are taken](benchmarks/README.md)):"
+    )
+    return [
+        *textwrap.wrap(about, 140, break_long_words=False, break_on_hyphens=False),
+        "",
+        *table(["", *networks], rows),
+    ]
+
+
+def main(readme: Path = Path("README.md"), folder: Path = FOLDER) -> None:
+    """Write the table of README.md anew from the JSONs."""
+    from benchmarks.opponents import FLOAT32
+
+    text = readme.read_text(encoding="utf-8")
+    if text.count(START) != 1 or END not in text.split(START)[1]:
+        raise SystemExit(f"{readme}: one {START} and an {END} after it are needed")
+    before, rest = text.split(START)
+    after = rest.split(END, 1)[1]
+    lines = [START, "", *for_readme(folder, FLOAT32), "", END]
+    readme.write_text(before + "\n".join(lines) + after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -15,11 +15,16 @@ RESULTS = ROOT / "benchmarks/results"
 
 def on_files(files: Files, config: Any) -> Files:
     pages = {f"benchmarks/{path.stem}.md": benchmark(path) for path in sorted(RESULTS.glob("*.json"))}
+    pages.update({f"benchmarks/{path.stem}.md": path.read_text(encoding="utf-8") for path in written()})
     pages["benchmarks/index.md"] = benchmarks()
     pages["command-line.md"] = command_line()
     pages["operators.md"] = operators()
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
+    for path in written():
+        for picture in sorted(path.with_suffix("").glob("*.png")):
+            name = f"benchmarks/{path.stem}/{picture.name}"
+            files.append(File.generated(config, name, content=picture.read_bytes()))
     return files
 
 
@@ -27,10 +32,15 @@ def on_files(files: Files, config: Any) -> Files:
 # Benchmarks
 
 
+def written() -> list[Path]:
+    """Tables of the results that have a folder, with a JSON for each network and pictures."""
+    return sorted(path for path in RESULTS.glob("*.md") if path.with_suffix("").is_dir())
+
+
 def benchmarks() -> str:
     """The folder's own page, with links that lead somewhere in the site."""
     text = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
-    lines = [f"* [{title_of(path)}]({path.stem}.md)" for path in sorted(RESULTS.glob("*.json"))]
+    lines = [f"* [{title_of(path)}]({path.stem}.md)" for path in [*written(), *sorted(RESULTS.glob("*.json"))]]
     return "\n".join([text, "\n## Results\n", *lines, ""])
 
 
