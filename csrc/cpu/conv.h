@@ -18,7 +18,7 @@ alignas(64) static const float kNothing[kRun] = {};  // the terms of a tap that 
 
 // What a microkernel multiplies: pieces, and for each of them the rows of kTileRows pixels.
 struct Block {
-  const float* const* rows;  // [pieces][kTileRows]
+  const float* const* rows;  // [pieces][kTileRows]; the first is null where a piece is there for no pixel
   const Piece* pieces;
   const Piece* end;
 };
@@ -77,10 +77,14 @@ void multiply(Block block, const float* panel, Soon soon, const float* bias, con
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) sum[r][v] = Vec::all(0.0f);
     do {
+      const int64_t terms = piece->terms();
+      if (rows[0] == nullptr) {
+        rows += kTileRows, panel += terms * kPanel;
+        continue;
+      }
       const float* a[R];
       for (int r = 0; r < R; ++r) a[r] = rows[r];
       rows += kTileRows;
-      const int64_t terms = piece->terms();
       for (int64_t k = 0; k < terms; ++k, panel += kPanel) {
         __builtin_prefetch(soon.next, 0, 2);
         __builtin_prefetch(soon.old, 1, 3);
@@ -168,6 +172,7 @@ void point_rows(const Conv& conv, int64_t group, const Pass& pass, const int32_t
   constexpr bool readable = sizeof(T) == sizeof(float);  // where they lie
   const Window& w = conv.window;
   const T* x = static_cast<const T*>(conv.x.data) + group * conv.in_per_group;
+  bool outside = true;
   for (int r = 0; r < n; ++r) {
     place = place.at(pixels[r], w);
     const float** to = rows + r;
@@ -175,6 +180,7 @@ void point_rows(const Conv& conv, int64_t group, const Pass& pass, const int32_t
       const float* from = reinterpret_cast<const float*>(x) +
           ((place.n * w.in_rows + w.y.first(place.y)) * w.in_columns + w.x.first(place.x)) * conv.x.pitch;
       for (const Piece* piece = pass.pieces; piece < pass.end; ++piece, to += kTileRows) *to = from + piece->offset;
+      outside = false;
       continue;
     }
     for (const Piece* piece = pass.pieces; piece < pass.end; ++piece, to += kTileRows) {
@@ -191,6 +197,12 @@ void point_rows(const Conv& conv, int64_t group, const Pass& pass, const int32_t
         spare += piece->terms();
       }
     }
+  }
+  if (!outside) return;
+  for (const Piece* piece = pass.pieces; piece < pass.end; ++piece, rows += kTileRows) {
+    bool there = false;
+    for (int r = 0; r < n; ++r) there |= rows[r] != kNothing;
+    if (!there) rows[0] = nullptr;
   }
 }
 

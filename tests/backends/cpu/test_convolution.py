@@ -25,6 +25,7 @@ LAYERS = {
     "pointwise_deep": (nn.Conv2d(520, 16, 1), (5, 16)),
     "pointwise_stride": (nn.Conv2d(24, 24, 1, stride=2), (9, 33)),
     "dilation": (nn.Conv2d(12, 17, 3, padding=2, dilation=2), (11, 21)),
+    "dilation_beyond_the_map": (nn.Conv2d(12, 17, 3, padding=9, dilation=9), (8, 21)),
     "reflect": (nn.Conv2d(8, 9, 3, padding=1, padding_mode="reflect"), (8, 17)),
     "circular": (nn.Conv2d(8, 9, 5, padding=2, padding_mode="circular"), (8, 17)),
     "groups": (nn.Conv2d(24, 48, 3, padding=1, groups=4), (9, 20)),
