@@ -1,4 +1,6 @@
 # The compiled module: csrc/bindings/cuda_module.cpp.
+from collections.abc import Sequence
+
 compiler: str
 architectures: str
 codes: dict[str, int]
@@ -13,3 +15,12 @@ def grid(streams: int, plane: int, columns: int) -> int: ...
 def finds_by_itself(
     streams: int, plane: int, columns: int, windowed: bool, rows: list[int], across: list[int]
 ) -> bool: ...
+def has_choices() -> bool: ...
+
+class ChosenGraph:
+    def add(
+        self, forms: Sequence[int], *, tallies: int, inputs: int, count: int, many: int, refresh: int, streams: int,
+        kept: int, kept_count: int, last: int,
+    ) -> None: ...  # fmt: skip
+    def instantiate(self) -> None: ...
+    def launch(self, stream: int) -> None: ...

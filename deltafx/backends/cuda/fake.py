@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 
-OPERATORS = ("clear", "collect", "convolve", "depthwise", "pool", "copy", "reduce", "dense_to_delta")
+OPERATORS = (
+    "clear", "collect", "convolve", "depthwise", "pool", "copy", "reduce", "dense_to_delta", "mark", "finish",
+    "pool_all",
+)  # fmt: skip
 
 
 def nothing(*args: Any, **kwargs: Any) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from deltafx import _cuda
 from deltafx.backends.compiled import decision, strips_of
 from deltafx.backends.cuda.candidates import Candidates, Marks
+from deltafx.backends.cuda.dense import dense_form
 from deltafx.backends.matrix import NoKernel, matrix
 from deltafx.backends.recipe import Flags, Recipe
 from deltafx.state import COMPUTED_SUM, Leaf, NodeState
@@ -75,14 +76,20 @@ class CompiledKernel:
         self.steps = (*self.collect.arguments, *recipe.steps.arguments)
         self.ending = (out, leaf.mask, leaf.tally)
         self.truncation = node.truncation
+        self.dense = dense_form(recipe, leaf, out, plan)
         self.whole: Whole | None = None
         if recipe.operator == "convolve":
             self.arguments = (*self.arguments, None)
             self.whole = Whole.of(plan, leaf) if plan.withholds(node) else None
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
-        refresh = self.flags.of(state)
         self.marks.begin(plan)
+        self.launch(self.flags.of(state), state, plan)
+        if self.truncation is not None:
+            plan.measure(state, self.leaf, self.truncation, self.value)
+        return state.deltas
+
+    def launch(self, refresh: Tensor, state: NodeState, plan: Plan) -> None:
         self.collect(refresh)
         leaf = self.leaf
         forced, threshold, max_norm = decision(self.truncation, state, leaf, plan)
@@ -90,9 +97,24 @@ class CompiledKernel:
             self.arguments = (*self.arguments[:-1], self.whole.matrix(self.out))
             self.whole = None
         self.operator(*self.arguments, *self.steps, forced, refresh, threshold, max_norm, *self.ending)
-        if self.truncation is not None:
-            plan.measure(state, leaf, self.truncation, self.value)
-        return state.deltas
+
+    @property
+    def marks_itself(self) -> bool:
+        """Whether it does in a dense frame, too: a sparse kernel runs then, which refreshes every pixel."""
+        return self.dense is None
+
+    def prepare(self, plan: Plan) -> None:
+        """Before its dense form is captured."""
+        if self.dense is None:
+            self.flags.all(plan)
+        else:
+            self.dense.prepare()
+
+    def run_densely(self, state: NodeState, plan: Plan) -> None:
+        if self.dense is None:
+            self.launch(self.flags.all(plan), state, plan)
+        else:
+            self.dense()
 
 
 def on(device: torch.device, argument: Any) -> Any:
