@@ -26,7 +26,8 @@ from deltafx.measure import tensors_of
 from deltafx.testing import blobs, clip, force_masks, scale_weights
 
 SHARES: dict[str, float | None] = {
-    "nothing": 0.0, "one 32x32 blob": None, "1 %": 0.01, "5 %": 0.05, "10 %": 0.1, "25 %": 0.25, "50 %": 0.5, "all": 1.0,
+    "nothing": 0.0, "one 32x32 blob": None, "1 %": 0.01, "5 %": 0.05, "10 %": 0.1, "25 %": 0.25, "50 %": 0.5,
+    "all": 1.0,
 }  # fmt: skip
 STANDING = 3  # frames before a cut
 CASES = ("resnet50:8:720x1280", "resnet50:1:720x1280", "resnet50:1:1080x1920", "mobilenet_v2:8:720x1280")
