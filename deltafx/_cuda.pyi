@@ -24,3 +24,17 @@ class ChosenGraph:
     ) -> None: ...  # fmt: skip
     def instantiate(self) -> None: ...
     def launch(self, stream: int) -> None: ...
+
+has_cudnn: bool
+
+class FusedConvolution:
+    """Only with `has_cudnn`."""
+
+    def __init__(
+        self, *, bfloat16: bool, x: Sequence[int], x_strides: Sequence[int], weight: Sequence[int],
+        w_strides: Sequence[int], y: Sequence[int], y_strides: Sequence[int], residual_strides: Sequence[int] | None,
+        bias: bool, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], cut: bool, highest: float,
+    ) -> None: ...  # fmt: skip
+    @property
+    def workspace(self) -> int: ...
+    def run(self, x: int, weight: int, bias: int, residual: int, y: int, workspace: int) -> None: ...

@@ -9,6 +9,7 @@
 #include "../cuda/kernels.h"
 #include "../include/code_names.h"
 #include "cuda_choice.h"
+#include "cuda_cudnn.h"
 
 PYBIND11_MODULE(_cuda, m) {
   using deltafx::cuda::Relation;
@@ -25,6 +26,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.attr("own_sources") = deltafx::cuda::kOwnSources;
   m.attr("most_units") = deltafx::cuda::kMostUnits;
   deltafx::bind_choices(m);
+  deltafx::bind_cudnn(m);
   m.def(
       "grid",
       [](int streams, int plane, int columns) {

@@ -27,7 +27,7 @@ class Recipe:
     sources: list[tuple[Leaf, str]]  # the inputs, each with its relation to the output's pixels
     window: Window
     steps: Steps
-    dense: Callable[..., Tensor] | None = None  # the first stage's whole result; a backend says what it is given
+    dense: Callable[..., Any] | None = None  # computes the first stage whole; a backend says how it is called
     dense_share: float = 1.0  # where more pixels than this share are computed, dense is faster
 
 

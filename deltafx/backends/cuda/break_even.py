@@ -27,7 +27,7 @@ SPARSE_SLOWER = 2.2  # a sparse kernel than a dense one, for each pixel
 # withheld what they reach is updated in turn.
 GROWTH, GROWTH_EXACT = 2.0, 3.0
 
-PART_SECONDS = 0.8e-3  # dense, of a part: to choose takes 10 us
+PART_SECONDS = 0.3e-3  # dense, of a part: to choose takes 5 us
 MOST_PARTS = 6
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from deltafx.backends.cuda.dense import convolution
+from deltafx.backends.cuda.dense import Convolution
 from deltafx.backends.matrix import NoKernel, matrix_of
 from deltafx.backends.recipe import Product, Recipe
 from deltafx.state import Leaf
@@ -23,7 +23,7 @@ def multiply(p: Product) -> Recipe:
         steps.channels("add", p.bias, 1.0)
     x = matrix_of(p.x) if groups > 1 else filled_up(p.x)
     tf32 = rounds_to_tf32(p.kind)
-    dense = convolution(p, x, tf32)
+    dense = Convolution.of(p, x, tf32)
     if groups > 1 and per_group <= NARROW and out <= NARROW:
         by_channel = p.weight.permute(1, 2, 0, 3).flatten(2).contiguous()
         return Recipe("depthwise", (x, by_channel, *p.window.arguments), [p.source], p.window, steps, dense)
