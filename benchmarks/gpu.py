@@ -25,31 +25,24 @@ import deltafx
 from deltafx.measure import tensors_of
 from deltafx.testing import blobs, clip, force_masks, scale_weights
 
-SHARES: dict[str, float | None] = {
-    "nothing": 0.0, "one 32x32 blob": None, "1 %": 0.01, "5 %": 0.05, "10 %": 0.1, "25 %": 0.25, "50 %": 0.5,
-    "all": 1.0,
-}  # fmt: skip
-STANDING = 3  # frames before a cut
+SHARES = {"nothing": 0.0, "one 32x32 blob": None, "1 %": 0.01, "5 %": 0.05, "10 %": 0.1, "25 %": 0.25, "all": 1.0}
 CASES = ("resnet50:8:720x1280", "resnet50:1:720x1280", "resnet50:1:1080x1920", "mobilenet_v2:8:720x1280")
 OPTIONS: dict[str, dict[str, Any]] = {"fcn_resnet50": {"weights_backbone": None}}
 
 
-def milliseconds(
-    call: Callable[[], Any], count: int = 60, warm: int = 10, before: Callable[[], Any] | None = None
-) -> dict[str, float]:
-    """Median and 99th percentile of a call; `before` runs before each, and is not timed."""
+def milliseconds(call: Callable[[], Any], count: int = 60, warm: int = 10) -> dict[str, float]:
+    for _ in range(warm):
+        call()
+    torch.cuda.synchronize()
     times = []
-    for _ in range(warm + count):
-        if before is not None:
-            before()
-        torch.cuda.synchronize()
+    for _ in range(count):
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begin.record()
         call()
         end.record()
         torch.cuda.synchronize()
         times.append(begin.elapsed_time(end))
-    times = sorted(times[warm:])
+    times.sort()
     return {"p50": statistics.median(times), "p99": times[int(0.99 * (count - 1))]}
 
 
@@ -112,23 +105,8 @@ def measured(case: str, compiles: bool) -> dict[str, Any]:
         result["converted"][label] = {
             **times, "times_faster": best / times["p50"], "macs": totals["macs"] / totals["macs_dense"],
         }  # fmt: skip
-    result["cut"] = cut(dm, frame, best)
     result["state_bytes"] = deltafx.report(dm).totals["state_bytes"]
     return result
-
-
-def cut(dm: Any, frame: Tensor, best: float) -> dict[str, float]:
-    """The first frame of another scene, after some of one that stood."""
-    other = torch.randn_like(frame)
-    for _ in range(STANDING):
-        dm(frame)
-
-    def stand() -> None:
-        for _ in range(STANDING):
-            dm(frame)
-
-    times = milliseconds(lambda: dm(other), 40, 4, stand)
-    return {**times, "times_faster": best / times["p50"], "macs": 1.0}
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -146,8 +124,7 @@ def table(facts: dict[str, Any]) -> str:
         for label, times in result["dense"].items():
             mark = " (best)" if times["p50"] == best else ""
             lines.append(f"| dense, {label}{mark} | {times['p50']:.2f} | {times['p99']:.2f} | | |")
-        cuts = {"the frame after a cut": result["cut"]} if "cut" in result else {}
-        for label, each in {**result["converted"], **cuts}.items():
+        for label, each in result["converted"].items():
             lines.append(
                 f"| {label} | {each['p50']:.2f} | {each['p99']:.2f} | {each['times_faster']:.2f} | {each['macs']:.1%} |"
             )
