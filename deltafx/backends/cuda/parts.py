@@ -96,6 +96,7 @@ class ChosenFrame:
             part.prepare()
         Marks.of(plan).cleared = plan.clock.time  # each part clears what is its own
         self.pool = torch.cuda.graph_pool_handle()  # of all forms one runs at a time, so that they share their memory
+        self.stream = torch.cuda.Stream()  # PyTorch's own for captures is of the device that captured first
         self.forms: list[list[torch.cuda.CUDAGraph]] = []
         for part in self.parts:
             sparse = self.captured(part.sparse)
@@ -106,7 +107,7 @@ class ChosenFrame:
 
     def captured(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph(keep_graph=True)
-        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+        with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
             run()
         return graph
 
@@ -124,7 +125,7 @@ class PlainFrame:
 
     def __init__(self, calls: Sequence[Call]):
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
             for module, args in calls:
                 module(*args)
 
