@@ -6,6 +6,7 @@ architectures: str
 codes: dict[str, int]
 operands: dict[str, int]
 relations: dict[str, int]
+tiles: dict[str, int]
 max_sources: int
 max_steps: int
 own_sources: int
@@ -35,6 +36,9 @@ class FusedConvolution:
         w_strides: Sequence[int], y: Sequence[int], y_strides: Sequence[int], residual_strides: Sequence[int] | None,
         bias: bool, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], cut: bool, highest: float,
     ) -> None: ...  # fmt: skip
+    @property
+    def ways(self) -> int: ...
+    def take(self, way: int) -> bool: ...
     @property
     def workspace(self) -> int: ...
     def run(self, x: int, weight: int, bias: int, residual: int, y: int, workspace: int) -> None: ...

@@ -151,7 +151,21 @@ class FusedConvolution {
       const Descriptor result = written();
       operations.push_back(apply(pointwise(CUDNN_POINTWISE_RELU_FWD, highest), value, nullptr, result));
     }
-    choose(operations);
+    propose(operations);
+  }
+
+  // How many ways to compute it cuDNN knows, the best that it expects first; and taking one of them, if it works.
+  int ways() const { return static_cast<int>(found_.size()); }
+  bool take(int way) {
+    Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+    plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, at::native::getCudnnHandle())
+        .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, found_.at(way));
+    if (cudnnBackendFinalize(plan.get()) != CUDNN_STATUS_SUCCESS) return false;
+    int64_t got = 0;
+    check(cudnnBackendGetAttribute(plan.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got,
+                                   &workspace_), "a workspace");
+    plan_ = plan;
+    return true;
   }
 
   int64_t workspace() const { return workspace_; }
@@ -173,40 +187,29 @@ class FusedConvolution {
  private:
   static void* at(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
-  // The first plan of cuDNN's own order that works and gives the same bits every time.
-  void choose(const std::vector<Descriptor>& operations) {
+  // What cuDNN's heuristic proposes and gives the same bits every time.
+  void propose(const std::vector<Descriptor>& operations) {
     cudnnHandle_t handle = at::native::getCudnnHandle();
-    Descriptor graph(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-    graph.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, handle)
+    graph_ = Descriptor(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+    graph_.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, handle)
         .set(CUDNN_ATTR_OPERATIONGRAPH_OPS, operations)
         .finalize("a graph");
     Descriptor heuristic(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
-    heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph)
+    heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph_)
         .set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, CUDNN_HEUR_MODE_A)
         .finalize("a heuristic");
     constexpr int kMost = 16;
-    std::vector<Descriptor> found;
+    std::vector<Descriptor> proposed;
     std::vector<cudnnBackendDescriptor_t> raw;
     for (int k = 0; k < kMost; ++k) {
-      found.emplace_back(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
-      raw.push_back(found.back().get());
+      proposed.emplace_back(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+      raw.push_back(proposed.back().get());
     }
     int64_t count = 0;
     check(cudnnBackendGetAttribute(heuristic.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, kMost,
                                    &count, raw.data()), "engines");
-    for (int64_t k = 0; k < count && k < kMost; ++k) {
-      if (varies(found[k])) continue;
-      Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-      plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, handle)
-          .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, found[k]);
-      if (cudnnBackendFinalize(plan.get()) != CUDNN_STATUS_SUCCESS) continue;
-      int64_t got = 0;
-      check(cudnnBackendGetAttribute(plan.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got,
-                                     &workspace_), "a workspace");
-      graph_ = graph, plan_ = plan;
-      return;
-    }
-    throw std::runtime_error("cuDNN: no engine has this convolution");
+    for (int64_t k = 0; k < count && k < kMost; ++k)
+      if (!varies(proposed[k])) found_.push_back(proposed[k]);
   }
 
   static bool varies(const Descriptor& config) {
@@ -225,6 +228,7 @@ class FusedConvolution {
 
   bool bias_, residual_;
   Descriptor graph_, plan_;
+  std::vector<Descriptor> found_;
   int64_t workspace_ = 0;
 };
 
@@ -239,6 +243,8 @@ void bind_cudnn(pybind11::module_& m) {
            py::kw_only(), py::arg("bfloat16"), py::arg("x"), py::arg("x_strides"), py::arg("weight"), py::arg("w_strides"),
            py::arg("y"), py::arg("y_strides"), py::arg("residual_strides"), py::arg("bias"), py::arg("padding"),
            py::arg("stride"), py::arg("dilation"), py::arg("cut"), py::arg("highest"))
+      .def_property_readonly("ways", &FusedConvolution::ways, "How many cuDNN proposes, the best that it expects first.")
+      .def("take", &FusedConvolution::take, py::arg("way"), "Compute in this way from now on; False if it does not work.")
       .def_property_readonly("workspace", &FusedConvolution::workspace, "Bytes of scratch.")
       .def("run", &FusedConvolution::run, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("y"),
            py::arg("workspace"), "On the current stream, with the addresses of its tensors; 0 for those that it has not.");

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from deltafx.backends.cuda.cudnn import FUSED
 from deltafx.state import NodeState
 
 if TYPE_CHECKING:
@@ -19,15 +20,15 @@ if TYPE_CHECKING:
 
 Call = tuple["DeltaNode", tuple]  # a node, and what it is called with
 
-MACS_PER_SECOND = {torch.float16: 220e12, torch.bfloat16: 220e12, torch.float32: 100e12}  # of dense convolutions
+MACS_PER_SECOND = {torch.float16: 170e12, torch.bfloat16: 170e12, torch.float32: 85e12}  # of dense convolutions
 BYTES_PER_SECOND = 2.2e12
-DENSE_LAUNCH, SPARSE_LAUNCH = 5e-6, 10e-6  # seconds of a node with little to do
+DENSE_LAUNCH, SPARSE_LAUNCH = 6e-6, 11e-6  # seconds of a node with little to do
 SPARSE_SLOWER = 2.2  # a sparse kernel than a dense one, for each pixel
 # How many times the share of its updated pixels a part has to compute: windows reach beyond them, and where nothing is
 # withheld what they reach is updated in turn.
 GROWTH, GROWTH_EXACT = 2.0, 3.0
 
-PART_SECONDS = 0.3e-3  # dense, of a part: to choose takes 5 us
+PART_SECONDS = 0.6e-3  # dense, of a part: to choose takes 20 us
 MOST_PARTS = 6
 
 
@@ -38,8 +39,9 @@ def work_seconds(state: NodeState) -> float:
         return 0.0
     itemsize = leaf.dtype.itemsize
     read, written = sum(shape.numel() for shape in state.operands), sum(leaf.shape.numel() for leaf in state.leaves)
-    moved = (read + 3 * written) * itemsize  # the result is finished in place
-    return max(state.macs / MACS_PER_SECOND.get(leaf.dtype, 100e12), moved / BYTES_PER_SECOND)
+    passes = 1 if leaf.dtype in FUSED else 3  # over the result, which is finished in place where it is not fused
+    moved = (read + passes * written) * itemsize
+    return max(state.macs / MACS_PER_SECOND[leaf.dtype], moved / BYTES_PER_SECOND)
 
 
 def dense_seconds(calls: Sequence[Call], plan: Plan) -> float:

@@ -15,6 +15,7 @@ from deltafx import _cuda
 from deltafx.backends.compiled import decision, strips_of
 from deltafx.backends.cuda.candidates import Candidates, Marks
 from deltafx.backends.cuda.dense import dense_form
+from deltafx.backends.cuda.tilings import Tilings
 from deltafx.backends.matrix import NoKernel, matrix
 from deltafx.backends.recipe import Flags, Recipe
 from deltafx.state import COMPUTED_SUM, Leaf, NodeState
@@ -78,8 +79,10 @@ class CompiledKernel:
         self.truncation = node.truncation
         self.dense = dense_form(recipe, leaf, out, plan)
         self.whole: Whole | None = None
+        self.tilings: Tilings | None = None
         if recipe.operator == "convolve":
-            self.arguments = (*self.arguments, None)
+            self.tilings = Tilings.of(self.arguments, out)
+            self.arguments = (*self.arguments, self.tilings.best(), None)
             self.whole = Whole.of(plan, leaf) if plan.withholds(node) else None
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
@@ -115,6 +118,10 @@ class CompiledKernel:
             self.launch(self.flags.all(plan), state, plan)
         else:
             self.dense()
+
+    def take(self, tiling: list[int]) -> None:
+        """Convolve with these tiles from now on; a frame that was captured still has others."""
+        self.arguments = (*self.arguments[:-2], tiling, self.arguments[-1])
 
 
 def on(device: torch.device, argument: Any) -> Any:
