@@ -134,8 +134,8 @@ class PlainFrame:
 
 
 def capture(calls: Sequence[Call], plan: Plan) -> ChosenFrame | PlainFrame:
-    """Graphs choose from CUDA 12.8 on."""
-    return ChosenFrame(calls, plan) if _cuda.has_choices() else PlainFrame(calls)
+    """Graphs choose from CUDA 12.8 on. What is profiled is what changed."""
+    return ChosenFrame(calls, plan) if _cuda.has_choices() and not plan.profiles else PlainFrame(calls)
 
 
 def leaves_read(calls: Sequence[Call], plan: Plan) -> list[Leaf]:
