@@ -6,6 +6,7 @@ are on the device, so the same graph serves every frame, refreshes included.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import operator
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from torch.utils import _pytree as pytree
 
 from deltafx.delta import Delta
 from deltafx.graph_step import step_of
+from deltafx.graph_times import GraphTimes
 from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.plan import scale_name
+from deltafx.profile import DeviceTimer
 
 if TYPE_CHECKING:
     from deltafx.plan import Plan
@@ -40,6 +43,7 @@ class FrameGraph:
         self.inner: list[tuple[DeltaNode, tuple]] = []
         self.leaving: list[tuple[fx.Node, Callable]] = []  # delta_to_dense, and what is made of their results
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.times: GraphTimes | None = None  # with profiling
         self.values: dict[fx.Node, Any] = {}  # which are the same in every frame
         for node in graph_module.graph.nodes:
             self.add(node, graph_module)
@@ -81,10 +85,14 @@ class FrameGraph:
 
     def capture(self) -> None:
         self.graph = torch.cuda.CUDAGraph()
+        timer, timed = self.plan.timer, contextlib.nullcontext()  # type: Any, Any
+        if isinstance(timer, DeviceTimer):
+            self.times = GraphTimes(timer.device, len(self.inner))
+            timed = timer.capture(self.times)
         collects = gc.isenabled()
         gc.disable()  # an older graph that is freed meanwhile would break the capture
         try:
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
+            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"), timed:
                 for module, args in self.inner:
                     module(*args)
         except BaseException:
@@ -103,6 +111,8 @@ class FrameGraph:
                 self.capture()
             assert self.graph is not None
             self.graph.replay()
+        if self.times is not None and isinstance(self.plan.timer, DeviceTimer):
+            self.plan.timer.replayed(self.times)
         for module, _ in self.inner:
             self.plan.nodes[module.path].last_frame = self.plan.frame
         results, result = dict(self.values), None
@@ -127,7 +137,7 @@ def frame_graph(graph_module: fx.GraphModule, plan: Plan | None) -> FrameGraph |
 
 def can_be_captured(graph_module: fx.GraphModule, plan: Plan) -> bool:
     """Whether all that a frame does between its inputs and outputs is done by compiled CUDA kernels."""
-    if plan.stale.device.type != "cuda" or plan.checker is not None or plan.profiles:
+    if plan.stale.device.type != "cuda" or plan.checker is not None:
         return False
     try:
         return bool(FrameGraph(graph_module, plan).inner)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-OPERATORS = ("clear", "collect", "convolve", "depthwise", "pool", "copy", "reduce", "dense_to_delta")
+OPERATORS = ("clear", "collect", "convolve", "depthwise", "pool", "copy", "reduce", "dense_to_delta", "tick")
 
 
 def nothing(*args: Any, **kwargs: Any) -> None:

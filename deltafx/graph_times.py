@@ -1,0 +1,63 @@
+"""The time of every node of a captured frame, by the device's own clock, which is read behind each of them.
+
+Events cannot do this: recorded between two kernels, they keep the start of the second from overlapping with the end of
+the first, and a frame has as many of them as it has nodes. The clock is read by a kernel that overlaps like the others.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+
+from deltafx.state import NodeState
+
+NANOSECOND = 1e-9
+LAST, SUM = 0, 1
+
+
+class GraphTimes:
+    """The captured graph writes `ticks`: when each node was done in the last frame, and the sum of that over all.
+
+    The first place is the beginning. Nothing is read before it is wanted.
+    """
+
+    def __init__(self, device: torch.device, nodes: int):
+        self.ticks = torch.zeros(2, nodes + 1, dtype=torch.int64, device=device)
+        self.states: list[NodeState] = []
+        self.taken = [0] * nodes  # ns of each node, of the frames before
+        self.fresh = False  # it ran since they were read
+
+    def begin(self) -> None:
+        """What is captured from here on belongs to the first node."""
+        self.tick(0)
+
+    def mark(self, state: NodeState) -> None:
+        """All kernels of a node are captured."""
+        self.states.append(state)
+        self.tick(len(self.states))
+
+    def tick(self, place: int) -> None:
+        torch.ops.deltafx_cuda.tick.default(self.ticks, place)
+
+    def take(self, ran_last: bool) -> None:
+        """Adds to the states what came since the last time; `ran_last`: the last frame was one of this graph."""
+        if not self.fresh:
+            return
+        self.fresh = False
+        torch.cuda.synchronize(self.ticks.device)  # whichever stream the frames ran on
+        last, sums = (spans(row) for row in self.ticks.tolist())
+        for index, state in enumerate(self.states):
+            state.seconds_sum += NANOSECOND * signed(sums[index] - self.taken[index])
+            if ran_last:
+                state.seconds = NANOSECOND * last[index]
+        self.taken = sums
+
+
+def spans(row: list[int]) -> list[int]:
+    return [signed(end - start) for start, end in pairwise(row)]
+
+
+def signed(count: int) -> int:
+    """Sums of the clock wrap around."""
+    return (count + 2**63) % 2**64 - 2**63
