@@ -31,6 +31,7 @@ def inspect(
     model: common.ModelArgument,
     clip: common.ClipOption = None,
     mode: common.ModeOption = common.Mode.balanced,
+    threshold: common.ThresholdOption = None,
     frames: common.FewFramesOption = 10,
     size: common.SizeOption = None,
     mean: common.MeanOption = None,
@@ -46,7 +47,7 @@ def inspect(
 ) -> int:
     import deltafx
 
-    looked = look(model, clip, mode.value, frames, size, mean, std)
+    looked = look(model, clip, mode, threshold, frames, size, mean, std)
     report = deltafx.report(looked.dm)
     if csv is not None:
         report.to_csv(csv)
