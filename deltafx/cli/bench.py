@@ -28,19 +28,19 @@ Medians, between which values half of the frames lie, multiply-accumulates and e
 {common.EXIT_CODES}
 """
 
+BesideOption = Annotated[
+    str | None,
+    typer.Option(
+        "--threshold", metavar="FILE", autocompletion=common.calibrations_like,
+        help="a saved calibration, which is measured beside the modes",
+    ),
+]  # fmt: skip
+
 
 def bench(
     model: common.ModelOption = "centerface",
     clip: common.ClipOption = None,
-    threshold: Annotated[
-        str | None,
-        typer.Option(
-            "--threshold",
-            metavar="FILE",
-            autocompletion=common.calibrations_like,
-            help="a saved calibration, which is measured beside the modes",
-        ),
-    ] = None,  # fmt: skip
+    threshold: BesideOption = None,
     frames: common.FewFramesOption = 50,
     size: common.SizeOption = None,
     mean: common.MeanOption = None,
