@@ -13,7 +13,7 @@ OURS = """========= COMPUTE-SANITIZER
 =========     at void at::native::reduce_kernel<512, 1>(T1)+0x50
 =========     by thread (0,0,0) in block (1,0,0)
 """
-CALL = """========= Program hit cudaErrorInvalidValue (error 1) due to "invalid argument" on CUDA API call to cudaMemcpy.
+CALL = """========= Program hit cudaErrorInvalidValue (error 1) due to "invalid argument".
 =========     Saved host backtrace up to driver entry point at error
 """
 
@@ -23,6 +23,12 @@ def test_errors_in_kernels_of_others_are_counted_apart():
     assert (found.ours, found.others, found.finished, found.well) == (1, 1, True, False)
     assert "partial_kernel" in found.first
     assert "at::native" not in found.first
+
+
+def test_races_of_others_are_not_ours():
+    race = "========= Error: Race reported between Write access at {0}+0x10 and Read access at {0}+0x20 [4 hazards]\n"
+    assert judge("racecheck", race.format("void at::native::scan_kernel<float>(T1)") + END).ours == 0
+    assert judge("racecheck", race.format("void deltafx::cuda::convolve_kernel<Half>(Conv)") + END).ours == 1
 
 
 def test_a_call_that_fails_is_ours():
