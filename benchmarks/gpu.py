@@ -28,11 +28,11 @@ from torch import Tensor, nn
 import deltafx
 from benchmarks import gpu_networks
 from benchmarks.gpu_clip import unpack
-from benchmarks.gpu_figures import launches, least_bytes, peaks, tensors
+from benchmarks.gpu_figures import launches, least_bytes, output_bytes, peaks, tensors
 from benchmarks.gpu_networks import Case, Missing
 from benchmarks.gpu_table import read, table
 from benchmarks.measure import output_of
-from deltafx.converted import settings_of
+from deltafx.converted import graphs_of, settings_of
 from deltafx.networks import IMAGENET
 from deltafx.testing import blobs, force_masks
 
@@ -201,6 +201,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     result["cut"] = cut_frame(dm, frames)
     report = deltafx.report(dm)
     result["state_bytes"], result["nodes"] = report.totals["state_bytes"], len(report.nodes)
+    result["output_bytes"] = sum(output_bytes(graph, graph.runtime.plans[0]) for graph in graphs_of(dm))
     result["not_compiled"] = [node.path for node in report.nodes if node.note or node.kernel in ("dense", "eager")]
     return result
 

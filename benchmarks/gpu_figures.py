@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from deltafx.converted import graphs_of
-from deltafx.node import DeltaNode
+from deltafx.node import DeltaNode, SliceOf
 from deltafx.state import COMPUTED
 
 # By a part of the device's name: 10^12 operations a second (a multiplication and an addition are two) of dense tensor
@@ -46,6 +46,17 @@ def least_bytes(dm: Any) -> float:
                 inputs = sum(shape.numel() for shape in state.operands) * leaves[0].dtype.itemsize
                 weights = sum(w.numel() * w.element_size() for w in module.parameters())
                 total += weights + share * (2 * out + inputs)
+    return total
+
+
+def output_bytes(dm: Any, plan: Any) -> int:
+    """Of all nodes' results in the model's dtype, without what fills rows up; a concatenation's parts count once."""
+    total = 0
+    for module in dm.modules():
+        state = plan.nodes.get(module.path) if hasattr(module, "path") else None
+        if state is None or (isinstance(module, DeltaNode) and isinstance(module.storage, SliceOf)):
+            continue
+        total += sum(leaf.shape.numel() * leaf.dtype.itemsize for leaf in state.leaves if not leaf.aliased)
     return total
 
 

@@ -54,6 +54,10 @@ def section(result: dict[str, Any]) -> list[str]:
         lines.append(f"| {' | '.join(cells)} |")
     lines += [line(label, found) for label, found in result["converted"].items()]
     told = [f"State {result['state_bytes'] / 2**20:,.0f} MiB."]
+    if "output_bytes" in result:
+        told[0] = (
+            f"{told[0][:-1]}, {result['state_bytes'] / result['output_bytes']:.2f} times the outputs of all nodes."
+        )
     if "cut" in result:
         cut = result["cut"]["p50"]
         told.append(f"The frame after a cut: {cut:.2f} ms, {cut / best:.2f} times the best dense.")

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import deltafx
-from benchmarks import gpu, gpu_figures, gpu_networks, gpu_table
+from benchmarks import gpu, gpu_figures, gpu_networks, gpu_table, state
 from benchmarks.gpu_clip import pack, unpack
 from deltafx.scene import scene
 from deltafx.testing import force_masks
@@ -83,6 +83,7 @@ def test_every_case_is_a_file_and_is_not_measured_again(gpu_like: Any, capsys: p
     assert some["of_peak_tflops"] == pytest.approx(some["tflops"] / 494.7)  # which float16 is on this CPU
     assert result["relative_difference"] < 1e-6
     assert result["not_compiled"] == []
+    assert 1 <= result["state_bytes"] / result["output_bytes"] < 1.15
     before = (out / "tiny_2_64x96.json").stat().st_mtime_ns
     gpu_like(*words)
     assert (out / "tiny_2_64x96.json").stat().st_mtime_ns == before
@@ -96,6 +97,17 @@ def test_the_bytes_of_a_frame_in_full(gpu_like: Any) -> None:
     dm(torch.randn(1, 3, 8, 8))
     convolutions = 4 * (3 * 8 * 9 + 8) + 4 * (8 * 4 * 9 + 4)
     assert gpu_figures.least_bytes(dm) == convolutions + 4 * (2 * 8 * 16 + 3 * 64) + 4 * (2 * 4 * 16 + 8 * 16)
+
+
+def test_what_state_takes() -> None:
+    row = state.measure("tiny", network("tiny"), 8, 8, {})
+    pixels = 64, 16, 16  # of the input and the two convolutions
+    outputs = 2 * (3 * 64 + 8 * 16 + 4 * 16)
+    assert row["outputs"] == outputs
+    assert row["value"] == outputs + sum(pixels)  # and a mask each
+    # The first convolution keeps the sum of its differences, its bias and what it sent last, the other its bias, and the
+    # output the sum of what it was sent.
+    assert row["difference"] == sum(pixels) + 2 * (3 * 64 + 3 * 8 * 16 + 4 * 16 + 4 * 16)
 
 
 def test_a_clip_with_its_gate(gpu_like: Any, tmp_path: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
@@ -99,6 +100,8 @@ StdOption = Annotated[
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:
     """Errors that a user can do something about become one sentence and an exit code."""
+
+    warnings.filterwarnings("ignore", category=UserWarning, module="onnx2torch")  # of its own code, as PyTorch sees it
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:

@@ -35,6 +35,15 @@ def test_inspect_modules_and_history(run, model, clip):
     assert "\nmodule  nodes" in done.out
 
 
+def test_inspect_shows_what_one_pass_did(run, model, clip):
+    done = run("inspect", model, "--clip", clip, "--frames", 2, "--pass", "rewrite_to_delta")
+    lines = done.out.splitlines()
+    assert lines[0].startswith("rewrite_to_delta: ")
+    assert any(line.startswith("+ dense_to_delta") for line in lines)
+    done = run("inspect", model, "--pass", "rewrite")
+    assert (done.code, "unknown pass 'rewrite'" in done.err) == (1, True)
+
+
 def test_inspect_json_csv_and_graphml(run, model, clip, tmp_path):
     words = ["--csv", tmp_path / "nodes.csv", "--graphml", tmp_path / "graph.graphml"]
     done = run("inspect", model, "--clip", clip, "--frames", 3, "--json", "--history", *words)
