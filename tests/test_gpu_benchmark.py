@@ -105,8 +105,8 @@ def test_what_state_takes() -> None:
     outputs = 2 * (3 * 64 + 8 * 16 + 4 * 16)
     assert row["outputs"] == outputs
     assert row["value"] == outputs + sum(pixels)  # and a mask each
-    # The first convolution keeps the sum of its differences, its bias and what it sent last, the other its bias, and the
-    # output the sum of what it was sent.
+    # The first convolution keeps the sum of its differences, its bias and what it sent last, the other its bias, and
+    # the output the sum of what it was sent.
     assert row["difference"] == sum(pixels) + 2 * (3 * 64 + 3 * 8 * 16 + 4 * 16 + 4 * 16)
 
 
