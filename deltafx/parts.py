@@ -207,8 +207,7 @@ class DeltaParts(nn.Module):
         self.macs: DenseMacs | None = None  # of a dense frame like the last one
         self.streams: int | None = None
         self.ran: list[Ran] = []  # in the last frame
-        host = all(parameter.device.type == "cpu" for parameter in self.model.parameters())
-        self.times = EagerTimes() if self.settings.options.profile and host else None
+        self.times = EagerTimes() if self.settings.options.profile else None
         self.context = Context(self.settings)
         self.checked = False
 

@@ -1,5 +1,7 @@
 """Times of nodes: one source, which the report reads."""
 
+import types
+
 import pytest
 import torch
 
@@ -65,6 +67,21 @@ def test_a_module_that_is_called_twice_has_the_time_of_both(monkeypatch):
     assert times.of("b") == (None, None)
     times.forget()
     assert times.of("a") == (2000, None)
+
+
+def test_a_module_on_a_gpu_is_timed_by_events_that_are_read_later(monkeypatch, timer):
+    times = eager_times.EagerTimes()
+    on_gpu = types.SimpleNamespace(device=torch.device("cuda"), is_cuda=True)
+    monkeypatch.setattr(eager_times, "Tensor", types.SimpleNamespace)
+    for _ in range(KEPT_FRAMES - 1):
+        times.begin()
+        times.run("a", torch.nn.Identity(), lambda x: x, (on_gpu,), {})
+        times.run("b", torch.nn.Identity(), abs, (-1,), {})
+        times.end()
+    assert Event.waited == 0
+    assert times.of("a") == pytest.approx((2, 2))
+    assert Event.waited == KEPT_FRAMES - 1
+    assert 0 <= times.of("b")[0] < 1000
 
 
 class Event:
