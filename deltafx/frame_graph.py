@@ -87,12 +87,14 @@ class FrameGraph:
         self.graph = torch.cuda.CUDAGraph()
         timer, timed = self.plan.timer, contextlib.nullcontext()  # type: Any, Any
         if isinstance(timer, DeviceTimer):
-            self.times = GraphTimes(timer.device, len(self.inner))
+            self.times = GraphTimes(timer.device, [self.plan.nodes[module.path] for module, _ in self.inner])
             timed = timer.capture(self.times)
         collects = gc.isenabled()
         gc.disable()  # an older graph that is freed meanwhile would break the capture
         try:
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"), timed:
+            # By itself it takes one stream for all graphs of the process, which is of the device that captured first.
+            stream = torch.cuda.Stream()
+            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"), timed:
                 for module, args in self.inner:
                     module(*args)
         except BaseException:

@@ -6,6 +6,7 @@ the first, and a frame has as many of them as it has nodes. The clock is read by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -13,7 +14,6 @@ import torch
 from deltafx.state import NodeState
 
 NANOSECOND = 1e-9
-LAST, SUM = 0, 1
 
 
 class GraphTimes:
@@ -22,23 +22,23 @@ class GraphTimes:
     The first place is the beginning. Nothing is read before it is wanted.
     """
 
-    def __init__(self, device: torch.device, nodes: int):
-        self.ticks = torch.zeros(2, nodes + 1, dtype=torch.int64, device=device)
-        self.states: list[NodeState] = []
-        self.taken = [0] * nodes  # ns of each node, of the frames before
+    def __init__(self, device: torch.device, states: Sequence[NodeState]):
+        self.states = list(states)  # in the order in which they run
+        self.places = {id(state): number for number, state in enumerate(states, 1)}
+        self.ticks = torch.zeros(2, len(states) + 1, dtype=torch.int64, device=device)
+        self.taken = [0] * len(states)  # ns of each node, of the frames before
         self.fresh = False  # it ran since they were read
 
     def begin(self) -> None:
         """What is captured from here on belongs to the first node."""
-        self.tick(0)
+        self.tick(0, 1)
 
-    def mark(self, state: NodeState) -> None:
-        """All kernels of a node are captured."""
-        self.states.append(state)
-        self.tick(len(self.states))
+    def mark(self, state: NodeState, count: int = 1) -> None:
+        """All kernels of a node are captured, and with them those of the next `count` - 1 nodes, which take no time."""
+        self.tick(self.places[id(state)], count)
 
-    def tick(self, place: int) -> None:
-        torch.ops.deltafx_cuda.tick.default(self.ticks, place)
+    def tick(self, place: int, count: int) -> None:
+        torch.ops.deltafx_cuda.tick.default(self.ticks, place, count)
 
     def take(self, ran_last: bool) -> None:
         """Adds to the states what came since the last time; `ran_last`: the last frame was one of this graph."""

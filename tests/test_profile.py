@@ -130,27 +130,28 @@ def test_a_node_that_is_launched_from_python_is_a_range(timer, ranges):
 
 
 class Ticking(GraphTimes):
-    """A captured frame of two nodes on a device whose clock is about to wrap around."""
+    """A captured frame on a device whose clock is about to wrap around."""
 
-    def __init__(self):
-        super().__init__(torch.device("cpu"), 2)
-        self.now, self.places = 2**63 - 1_500_000, []
+    def __init__(self, states):
+        super().__init__(torch.device("cpu"), states)
+        self.now, self.captured = 2**63 - 1_500_000, []
 
-    def tick(self, place):
-        self.places.append(place)
+    def tick(self, place, count):
+        self.captured.append((place, count))
 
     def replay(self, *nanoseconds):
-        for place, spent in zip(self.places, (1_000_000, *nanoseconds), strict=True):
+        for (place, count), spent in zip(self.captured, (1_000_000, *nanoseconds), strict=True):
             self.now = signed(self.now + spent)
-            self.ticks[0, place] = self.now
-            self.ticks[1, place] += self.now
+            self.ticks[0, place : place + count] = self.now
+            self.ticks[1, place : place + count] += self.now
 
 
-def captured(timer):
-    times, states = Ticking(), [NodeState("a"), NodeState("b")]
+def captured(timer, states=None):
+    states = states or [NodeState("a"), NodeState("b")]
+    times = Ticking(states)
     with timer.capture(times):
         assert [timer.run(state, abs, -1) for state in states] == [1, 1]
-    assert times.places == [0, 1, 2]
+    assert times.captured == [(0, 1), (1, 1), (2, 1)]
     return times, states
 
 
@@ -187,16 +188,26 @@ def test_captured_frames_and_others_take_turns(timer):
     assert [state.seconds for state in states] == [0.002, 0.002]
     assert [state.seconds_sum for state in states] == pytest.approx([0.005, 0.003])
     replay(timer, times, 3_000_000, 1_000_000)
-    other, _ = captured(timer)
-    other.states = states
+    other, _ = captured(timer, states)
     replay(timer, other, 6_000_000, 8_000_000)
     timer.settle()
     assert [state.seconds for state in states] == pytest.approx([0.006, 0.008])
     assert [state.seconds_sum for state in states] == pytest.approx([0.014, 0.012])
 
 
+def test_nodes_that_take_no_time_are_marked_together(timer):
+    states = [NodeState(name) for name in "abc"]
+    times = Ticking(states)
+    with timer.capture(times):
+        timer.run(states[0], abs, 1)
+        times.mark(states[1], 2)
+    replay(timer, times, 3_000_000, 1_000_000)
+    timer.settle()
+    assert [state.seconds for state in states] == pytest.approx([0.003, 0.001, 0])
+
+
 def test_a_capture_that_fails_is_over(timer):
-    with pytest.raises(ZeroDivisionError), timer.capture(Ticking()):
+    with pytest.raises(ZeroDivisionError), timer.capture(Ticking([])):
         raise ZeroDivisionError
     assert timer.capturing is None
 

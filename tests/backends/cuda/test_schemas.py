@@ -37,7 +37,7 @@ def calls() -> Iterator[dict[str, tuple]]:
     first[1, :, 4:9, 5] += 1
     with Record("deltafx_cuda") as record:
         dm(first)
-    yield {**record.calls, "tick": (torch.zeros(2, 3, dtype=torch.int64, device="cuda"), 1)}
+    yield {**record.calls, "tick": (torch.zeros(2, 3, dtype=torch.int64, device="cuda"), 1, 1)}
     del dm  # whose memory the arguments of `clear` name
 
 
@@ -69,7 +69,7 @@ def test_what_is_not_declared_as_written_is_not_written(name: str, calls: dict[s
         ("dense_to_delta", "frame", torch.zeros(3), r"frame: \[N, C, H, W\] on cuda:0 is needed"),
         ("dense_to_delta", "frame", torch.zeros(2, 3, 17, 19, dtype=torch.uint8), "frame: uint8 with raw and levels"),
         ("tick", "ticks", torch.zeros(3, dtype=torch.int64), r"ticks: .* \[2, places\] is needed"),
-        ("tick", "place", 3, "place: 3 of 3"),
+        ("tick", "place", 3, "place: 1 from 3 on of 3"),
     ],
 )
 def test_refuses_what_it_cannot_read(
