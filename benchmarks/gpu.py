@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ from benchmarks.gpu_table import read, table
 from benchmarks.measure import output_of
 from deltafx.converted import graphs_of, settings_of
 from deltafx.networks import IMAGENET
-from deltafx.testing import blobs, force_masks
+from deltafx.testing import blobs, clip, force_masks
 
 SHARES = {
     "nothing": 0.0, "one 32x32 blob": None, "1 %": 0.01, "2 %": 0.02, "5 %": 0.05, "10 %": 0.1, "25 %": 0.25,
@@ -72,7 +73,7 @@ def once(call: Callable[[], Any]) -> float:
 
 def summary(times: list[float]) -> dict[str, float]:
     ordered = sorted(times)
-    return {"p50": statistics.median(ordered), "p99": ordered[int(0.99 * (len(ordered) - 1))]}
+    return {"p50": statistics.median(ordered), "p99": ordered[math.ceil(0.99 * (len(ordered) - 1))]}
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:
@@ -129,8 +130,16 @@ def dense_times(dense: nn.Module, frame: Tensor, compiles: bool, tunes: bool) ->
     return found
 
 
+def pictures(batch: int, height: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+    """Two frames that differ in every pixel, of the kind that the weights are scaled for."""
+    torch.manual_seed(0)
+    (scene,) = clip(1, height, width, streams=1)
+    both = [(scene + 0.05 * torch.randn(batch, *scene.shape[1:])).cuda().to(dtype) for _ in range(2)]
+    return [frame.contiguous(memory_format=torch.channels_last) for frame in both]
+
+
 def forced(dm: Any, case: Case, frames: list[Tensor], shares: dict[str, float | None]) -> Iterator[tuple[str, dict]]:
-    """Every share in turn. Frames differ in every pixel, so that all that is computed changes."""
+    """Every share in turn. All that is computed changes."""
     height, width = frames[0].shape[-2:]
     number = 0
 
@@ -182,14 +191,12 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     height, width = (int(x) for x in size.split("x"))
     dtype = torch.float32 if "tf32" in rest else torch.float16
     case = gpu_networks.load(network, options.data)
+    dense = folded(case.model).cuda().to(dtype).to(memory_format=torch.channels_last)  # folded in float32
     model = case.model.cuda().to(dtype)
-    dense = folded(model).to(memory_format=torch.channels_last)
     result: dict[str, Any] = {"case": name, "note": case.note, "dtype": "tf32" if "tf32" in rest else "float16"}
     if "clip" in rest:
         return {**result, **on_clip(case, model, dense, (height, width), dtype, options)}
-    torch.manual_seed(0)
-    frames = [torch.randn(int(batch), 3, height, width).cuda().to(dtype) for _ in range(2)]
-    frames = [frame.contiguous(memory_format=torch.channels_last) for frame in frames]
+    frames = pictures(int(batch), height, width, dtype)
     result["dense"] = dense_times(dense, frames[0], not options.no_compile, options.max_autotune and name in HEADLINES)
     best = min(times["p50"] for times in result["dense"].values())
     dm = deltafx.convert(model, **case.arguments)
