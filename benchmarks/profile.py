@@ -72,7 +72,7 @@ def row(name: str, case: str, dm: Any, spent: dict[str, list[float]]) -> dict[st
     return {
         "network": name, "case": case, "nodes": len(deltafx.report(dm).nodes), "frames": len(spent["on"]),
         **{side: asdict(Times.of(spent[side])) for side in SIDES if side in spent},
-        **dict(zip(COSTS, costs, strict=True)),
+        **{name: cost for name, cost in zip(COSTS, costs, strict=True) if cost is not None},
     }  # fmt: skip
 
 
@@ -162,6 +162,11 @@ def main(
     facts = {**surroundings(), "frame": f"{width}x{height}", "dtype": "torch.float16" if gpu else "torch.float32"}
     if gpu:
         facts["device"] = torch.cuda.get_device_name()
+    write(facts, results, out)
+
+
+def write(facts: dict[str, Any], results: list[dict[str, Any]], out: Path) -> None:
+    """JSON, and a table beside it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
     head = list(results[0])
@@ -176,7 +181,7 @@ def main(
 def cell(value: Any) -> str:
     if isinstance(value, dict):
         return f"{value['median']:.3f}"
-    return "" if value is None else f"{value:+.2f}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -214,4 +214,3 @@ def test_auto_is_cuda_for_a_model_on_a_gpu():
     assert deltafx.report(deltafx.convert(model)).backend == "cuda"
     frame = torch.rand(1, 3, 8, 8, device="cuda")
     assert deltafx.report(deltafx.convert(torch.nn.ReLU().eval(), frame)).backend == "cuda"
-    assert deltafx.build_info()["auto_on_gpu"] == "cuda"
