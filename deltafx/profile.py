@@ -75,10 +75,11 @@ class DeviceTimer:
         return self.free.pop() if self.free else torch.cuda.Event(enable_timing=True)
 
     @contextlib.contextmanager
-    def capture(self, times: GraphTimes) -> Iterator[None]:
-        """Within it, nodes are captured, not run."""
+    def capture(self, times: GraphTimes, begins: bool = True) -> Iterator[None]:
+        """Within it, nodes are captured, not run; `begins`: with it begins the frame, not a later part of it."""
         self.capturing = times
-        times.begin()
+        if begins:
+            times.begin()
         try:
             yield
         finally:
