@@ -302,6 +302,12 @@ function fromTop() {
   const middle = box.w * zoom < cy.width() || !first.nonempty() ? (box.x1 + box.x2) / 2 : first.position("x");
   cy.viewport({ zoom, pan: { x: cy.width() / 2 - middle * zoom, y: 16 - box.y1 * zoom } });
 }
+const LARGE = 150; // nodes, above which a layout takes seconds
+function shown(later) {
+  if (!later) return layout(false);
+  at("canvas").setAttribute("aria-busy", "true"); // painted before the work begins
+  setTimeout(() => { layout(false); at("canvas").removeAttribute("aria-busy"); }, 50);
+}
 function graphView() {
   Object.entries(MEASURES).forEach(([name, measure]) => {
     if (report.nodes.some((node) => known(measure.of(node)))) at("by").append(make("option", measure.title, { value: name }));
@@ -322,7 +328,7 @@ function graphView() {
     return layout(true);
   });
   at("by").onchange = () => { layout(true); scale(); };
-  at("open").onclick = () => { allGroups().forEach((_, key) => opened.add(key)); layout(false); };
+  at("open").onclick = () => { allGroups().forEach((_, key) => opened.add(key)); shown(graph.nodes.length > LARGE); };
   at("close").onclick = () => { opened.clear(); layout(false); };
   at("fit").onclick = () => cy.fit(undefined, 20);
   scale();
