@@ -100,7 +100,7 @@ def as_arguments(example_inputs: Any) -> tuple:
 
 def devices_of(model: nn.Module, examples: tuple | None) -> set[torch.device]:
     """Where the weights are; if there are none, where the example inputs are."""
-    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []  # else it is refused later
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
     if not tensors:
         tensors = [leaf for leaf in pytree.tree_leaves(examples) if isinstance(leaf, torch.Tensor)]
     return {tensor.device for tensor in tensors}
