@@ -1,6 +1,6 @@
 """How much memory the state of a stream takes, and what it would take with the `difference` payload.
 
-    python -m benchmarks.state --networks resnet50,mobilenet_v2 --height 720 --width 1280
+    python -m benchmarks.state --networks resnet50,mobilenet_v2 --height 736 --width 1280
 
 Nothing is run but one dense frame, from which a plan knows its buffers before it makes them. `outputs` are the bytes of
 all nodes' results in the model's dtype, which no converted network can do without, views left out and a concatenation's
@@ -55,7 +55,7 @@ def main(
     networks: Annotated[
         str, typer.Option(help="with commas between; see benchmarks/gpu_networks.py")
     ] = "resnet50,mobilenet_v2,fcn_resnet50,efficientnet_b0,fasterrcnn_first_stage,hrnet_w32",
-    height: int = 720,
+    height: Annotated[int, typer.Option(help="HRNet takes multiples of 32")] = 736,
     width: int = 1280,
     out: Annotated[Path, typer.Option(help="JSON; a table with the suffix .md is written beside it")] = Path(
         "benchmarks/results/state.json"
