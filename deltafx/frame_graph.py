@@ -6,6 +6,7 @@ are on the device, so the same graph serves every frame: those in which nothing 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import operator
@@ -18,8 +19,10 @@ from torch.utils import _pytree as pytree
 
 from deltafx.delta import Delta
 from deltafx.graph_step import step_of
+from deltafx.graph_times import GraphTimes
 from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.plan import scale_name
+from deltafx.profile import DeviceTimer
 
 if TYPE_CHECKING:
     from deltafx.plan import Plan
@@ -41,6 +44,7 @@ class FrameGraph:
         self.inner: list[tuple[DeltaNode, tuple]] = []
         self.leaving: list[tuple[fx.Node, Callable]] = []  # delta_to_dense, and what is made of their results
         self.graph: Any = None  # what is replayed
+        self.times: GraphTimes | None = None  # with profiling
         self.values: dict[fx.Node, Any] = {}  # which are the same in every frame
         for node in graph_module.graph.nodes:
             self.add(node, graph_module)
@@ -81,10 +85,15 @@ class FrameGraph:
         return state.deltas
 
     def capture(self) -> None:
+        timer, timed = self.plan.timer, contextlib.nullcontext()  # type: Any, Any
+        if isinstance(timer, DeviceTimer):
+            self.times = GraphTimes(timer.device, [self.plan.nodes[module.path] for module, _ in self.inner])
+            timed = timer.capture(self.times)
         collects = gc.isenabled()
         gc.disable()  # an older graph that is freed meanwhile would break the capture
         try:
-            self.graph = importlib.import_module("deltafx.backends.cuda.parts").capture(self.inner, self.plan)
+            parts = importlib.import_module("deltafx.backends.cuda.parts")
+            self.graph = parts.capture(self.inner, self.plan, timed)
         except BaseException:
             self.plan.frame_graph = None
             raise
@@ -100,6 +109,8 @@ class FrameGraph:
             if self.graph is None:
                 self.capture()
             self.graph.replay()
+        if self.times is not None and isinstance(self.plan.timer, DeviceTimer):
+            self.plan.timer.replayed(self.times)
         for module, _ in self.inner:
             self.plan.nodes[module.path].last_frame = self.plan.frame
         results, result = dict(self.values), None
@@ -124,7 +135,7 @@ def frame_graph(graph_module: fx.GraphModule, plan: Plan | None) -> FrameGraph |
 
 def can_be_captured(graph_module: fx.GraphModule, plan: Plan) -> bool:
     """Whether all that a frame does between its inputs and outputs is done by compiled CUDA kernels."""
-    if plan.stale.device.type != "cuda" or plan.checker is not None or plan.profiles:
+    if plan.stale.device.type != "cuda" or plan.checker is not None:
         return False
     try:
         return bool(FrameGraph(graph_module, plan).inner)

@@ -221,7 +221,7 @@ class DeltaToDense(FrameModule):
         if plan is None:
             return result
         state = plan.begin_node(self.path)
-        dense = plan.run(state, state.kernel.run_output, self, state, result, plan)
+        dense = state.kernel.run_output(self, state, result, plan)
         if plan.copies_outputs:
             dense = pytree.tree_map_only(Tensor, torch.clone, dense)
         for delta, tensor in zip(pytree.tree_leaves(result), pytree.tree_leaves(dense), strict=True):

@@ -49,6 +49,7 @@ TRANSIENT = (
     "context",
     "checked",
     "forced_mask",
+    "forces_gates",
     "silent",
 )
 
@@ -193,6 +194,7 @@ class DeltaParts(nn.Module):
         """As it is before the first frame; no frame is running."""
         self.lock = threading.Lock()
         self.forced_mask: Tensor | None = None
+        self.forces_gates = True
         self.silent = False  # says nothing of noise
         self.start_over()
 
@@ -205,8 +207,7 @@ class DeltaParts(nn.Module):
         self.macs: DenseMacs | None = None  # of a dense frame like the last one
         self.streams: int | None = None
         self.ran: list[Ran] = []  # in the last frame
-        host = all(parameter.device.type == "cpu" for parameter in self.model.parameters())
-        self.times = EagerTimes() if self.settings.options.profile and host else None
+        self.times = EagerTimes() if self.settings.options.profile else None
         self.context = Context(self.settings)
         self.checked = False
 
@@ -311,7 +312,7 @@ class DeltaParts(nn.Module):
         runtime = graph.runtime
         runtime.scales, runtime.later_scales, runtime.of_gates = self.scales.setdefault(part.path, ({}, {}, {}))
         runtime.warned_of_noise = self.silent or bool(self.ran)
-        runtime.forced_mask = self.forced_mask
+        runtime.forced_mask, runtime.forces_gates = self.forced_mask, self.forces_gates
         return graph
 
     def stays_dense(self, path: str) -> bool:

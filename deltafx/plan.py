@@ -64,6 +64,7 @@ class Plan:
         self.non_finite = torch.zeros_like(self.stale)
         self.differs = False  # whether a difference may have flagged `non_finite`
         self.forced_mask: Tensor | None = None
+        self.forces_gates = True
         self.checker: Checker | None = None
         self._given: Tensor | None = None  # what `forced_mask` was made of, and `_pooled` from it
         self._pooled: dict[tuple[int, ...], Tensor] = {}
@@ -93,7 +94,7 @@ class Plan:
 
     # -- the course of a frame ----------------------------------------------------------------------------------------
 
-    def begin(self, leaves: list[Any], forced_mask: Tensor | None) -> None:
+    def begin(self, leaves: list[Any], forced_mask: Tensor | None, forces_gates: bool = True) -> None:
         """Settle which streams this frame refreshes."""
         tensors = [x for x in leaves if isinstance(x, Tensor) and not self.has_streams(x.shape)]
         if self.unfinished:
@@ -109,6 +110,7 @@ class Plan:
         self.unfinished = True
         self.full, self.full_next = self.full_next, True
         self.arguments, self._pictured = leaves, None
+        self.forces_gates = forces_gates
         if forced_mask is not self._given:
             self._given = forced_mask
             self._pooled.clear()
@@ -263,6 +265,8 @@ class Plan:
         elif all(size == 1 for size in shape[1:]) and shape[:1] == (self.streams,):
             grid = (1, 1)
         else:
+            return None
+        if grid == (1, 1) and not self.forces_gates:
             return None
         if grid not in self._pooled:
             self._pooled[grid] = F.adaptive_max_pool2d(self.forced_mask.float().unsqueeze(1), grid).to(torch.uint8)

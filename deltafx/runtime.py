@@ -59,6 +59,7 @@ class Runtime(nn.Module):
         """As it is before the first frame; no frame is running."""
         self.running: Plan | None = None
         self.forced_mask: Tensor | None = None
+        self.forces_gates = True
         self.lock = threading.Lock()
         self.start_over()
 
@@ -82,6 +83,7 @@ class Runtime(nn.Module):
             "streams",
             "weights",
             "forced_mask",
+            "forces_gates",
             "warned_of_noise",
             "lock",
             "call",
@@ -119,7 +121,7 @@ class Runtime(nn.Module):
             every = self.settings.refresh_every
             if every and plan.frame % every == 0:
                 plan.reset_streams()
-            plan.begin(leaves, self.forced_mask)
+            plan.begin(leaves, self.forced_mask, self.forces_gates)
             self.running = plan
             yield given
             plan.end()

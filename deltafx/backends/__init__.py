@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from deltafx.state import NodeState
 
 BACKENDS = ("reference", "cpu", "cuda")
+LEAST_CAPABILITY = (8, 0)  # of a GPU
 
 
 class Backend(Protocol):
@@ -39,12 +40,30 @@ def unavailable(name: str) -> str | None:
         return None
     if not importlib.util.find_spec(f"deltafx._{name}"):
         return f"the {name} kernels are not part of this build"
-    return "no CUDA device is visible" if name == "cuda" and not torch.cuda.is_available() else None
+    if name == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return "no CUDA device is visible"
+    old = [number for number in range(torch.cuda.device_count()) if not is_new_enough(torch.device("cuda", number))]
+    if len(old) < torch.cuda.device_count():
+        return None
+    least = ".".join(map(str, LEAST_CAPABILITY))
+    return f"the cuda kernels need a device of compute capability {least}; {torch.cuda.get_device_name(0)} is older"
 
 
-def choose_backend(name: str) -> str:
-    """The backend that `convert(backend=name)` means; "auto" is the CPU's, or the reference."""
+def is_new_enough(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+
+
+def choose_backend(name: str, devices: Collection[torch.device] = ()) -> str:
+    """The backend that `convert(backend=name)` means for a model whose tensors are on these devices.
+
+    "auto" is that of the device: CUDA's for a GPU that its kernels run on, else the CPU's, or the reference.
+    """
     if name == "auto":
+        gpus = [device for device in devices if device.type == "cuda"]
+        if gpus and not unavailable("cuda") and all(map(is_new_enough, gpus)):
+            return "cuda"
         return "reference" if unavailable("cpu") else "cpu"
     if name not in BACKENDS:
         raise ConvertError(unknown_name("backend", name, ("auto", *BACKENDS)))

@@ -8,6 +8,7 @@ it run densely too. A kernel settles which it is, from the counts that the frame
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -123,9 +124,9 @@ class ChosenFrame:
 class PlainFrame:
     """The same without choices: every frame is sparse."""
 
-    def __init__(self, calls: Sequence[Call]):
+    def __init__(self, calls: Sequence[Call], timed: AbstractContextManager):
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+        with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"), timed:
             for module, args in calls:
                 module(*args)
 
@@ -133,9 +134,10 @@ class PlainFrame:
         self.graph.replay()
 
 
-def capture(calls: Sequence[Call], plan: Plan) -> ChosenFrame | PlainFrame:
-    """Graphs choose from CUDA 12.8 on. What is profiled is what changed."""
-    return ChosenFrame(calls, plan) if _cuda.has_choices() and not plan.profiles else PlainFrame(calls)
+def capture(calls: Sequence[Call], plan: Plan, timed: AbstractContextManager) -> ChosenFrame | PlainFrame:
+    """Graphs choose from CUDA 12.8 on. What is profiled, within `timed`, is what changed."""
+    chooses = _cuda.has_choices() and not plan.profiles
+    return ChosenFrame(calls, plan) if chooses else PlainFrame(calls, timed)
 
 
 def leaves_read(calls: Sequence[Call], plan: Plan) -> list[Leaf]:
