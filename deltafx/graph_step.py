@@ -21,9 +21,9 @@ def step_of(node: fx.Node, module: nn.Module | None) -> Callable[[Values], Any]:
     if node.op == "call_method":
         return method_step(str(node.target), node)
     function: Any = node.target if module is None else module
-    if len(node.args) == 1 and isinstance(node.args[0], fx.Node) and not node.kwargs:
-        (source,) = node.args
-        return lambda values: function(values[source])
+    first = node.args[0] if node.args else None
+    if isinstance(first, fx.Node) and len(node.args) == 1 and not node.kwargs:
+        return lambda values: function(values[first])
     args, kwargs = picker(node.args), picker(node.kwargs)
     return lambda values: function(*args(values), **kwargs(values))
 

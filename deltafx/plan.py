@@ -240,8 +240,10 @@ class Plan:
         kept = self.of_gates.get(path)
         if kept is None or len(kept) != self.streams:
             kept = torch.zeros(self.streams, LEARNED)
-        self.of_gates[path] = kept.to(self.stale.device)
-        return self.of_gates[path]
+        if kept.device != self.stale.device:
+            kept = kept.to(self.stale.device)
+        self.of_gates[path] = kept
+        return kept
 
     def known_changes(self, node: DenseToDelta, leaf: Leaf, frame: Tensor) -> Tensor | None:
         """The mask of what changed in an input since the last frame, if the graph that it comes from has told."""

@@ -49,7 +49,8 @@ class Runtime(nn.Module):
     plans, which are frame state, behind and keep the scales.
     """
 
-    __setattr__ = object.__setattr__  # nn.Module's looks for parameters, in every frame
+    # nn.Module's looks for parameters, which costs more than all else that is noted in a frame.
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
 
     def __init__(self, settings: Settings):
         super().__init__()
