@@ -1,4 +1,4 @@
-"""The networks of `benchmarks.host`, run by whichever deltafx can be imported: `python host_cases.py ROUNDS BACKEND`.
+"""The networks of `benchmarks.host`, run by whichever deltafx can be imported: `python -m benchmarks.host_cases CALLS BACKEND`.
 
 For each, frames in which nothing changed: microseconds until the call returns, and the operators that Python calls.
 """
