@@ -1,4 +1,6 @@
-"""The networks of `benchmarks.host`, run by whichever deltafx can be imported: `python -m benchmarks.host_cases CALLS BACKEND`.
+"""The networks of `benchmarks.host`, for whichever deltafx can be imported.
+
+Run as `python -m benchmarks.host_cases CALLS BACKEND`.
 
 For each, frames in which nothing changed: microseconds until the call returns, and the operators that Python calls.
 """
