@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Collection, Sequence
@@ -86,4 +87,9 @@ def frame_program(graph_module: Any, plan: Plan | None) -> Any:
     """What runs the frame that is about to run on a CPU, without Python between the nodes; or None."""
     if graph_module.runtime.settings.backend != "cpu":
         return None
-    return importlib.import_module("deltafx.backends.cpu.program").frame_program(graph_module, plan)
+    return compiled_frames().frame_program(graph_module, plan)
+
+
+@functools.cache
+def compiled_frames() -> Any:
+    return importlib.import_module("deltafx.backends.cpu.program")  # which loads the compiled module

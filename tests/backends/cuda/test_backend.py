@@ -14,6 +14,7 @@ import deltafx
 from deltafx.backends import unavailable
 from deltafx.measure import relative_error, tensors_of
 from deltafx.testing import blobs, clip, force_masks
+from tests.backends.calls import Calls
 from tests.backends.network import SETTINGS, assert_decides_alike, network, pictures, states
 
 if unavailable("cuda"):
@@ -195,6 +196,16 @@ def test_shape_arithmetic_and_dictionaries_do_not_keep_a_frame_from_being_one_gr
         assert relative_error(tensors_of(got), tensors_of(want)) < 1e-5
         assert list(got) == ["out", "small"]
     assert dm.runtime.plans[0].frame_graph is not None
+
+
+def test_python_calls_one_operator_for_each_input_and_output() -> None:
+    dm = deltafx.convert(on_device(Segmentation().eval()), backend="cuda")
+    for picture in frames(5):
+        dm(picture)
+    with Calls() as calls:
+        dm(picture)
+    assert dm.runtime.plans[0].frame_graph is not None
+    assert calls.names == ["deltafx_cuda.dense_to_delta.default", *["aten.clone.default"] * 2]
 
 
 def test_it_runs_on_the_current_stream() -> None:
