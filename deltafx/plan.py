@@ -56,6 +56,7 @@ class Plan:
         self.full = False  # the running frame is known on the host to refresh every stream
         self.full_next = True
         self.frame = 0
+        self.began = 0  # with which frame the rounds of refreshes begin: the first since the last reset
         self.clock = Clock()
         self.counted_frames = 0  # since the last reset
         self.full_frames = 0  # of those, the ones that refreshed every stream
@@ -118,7 +119,7 @@ class Plan:
             self.checker.begin()
         if self.background is not None:
             if self.forced_mask is None:
-                self.background.begin(self.frame)
+                self.background.begin(self.since_reset)
             else:
                 self.background.rest()
 
@@ -145,6 +146,12 @@ class Plan:
         """Start over: the next frame is in full, and counts begin with it."""
         self.reset_streams()
         self.forget_counts()
+        self.began = self.frame
+
+    @property
+    def since_reset(self) -> int:
+        """The number of the running frame."""
+        return self.frame - self.began
 
     def forget_counts(self) -> None:
         """The means of the report begin with the next frame."""

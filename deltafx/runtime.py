@@ -117,7 +117,7 @@ class Runtime(nn.Module):
             self.check(graph_module, inputs, leaves)
             plan = self.plan_for(graph_module, given, leaves, spec)
             every = self.settings.refresh_every
-            if every and plan.frame % every == 0:
+            if every and plan.since_reset % every == 0:
                 plan.reset_streams()
             plan.begin(leaves, self.forced_mask)
             self.running = plan
