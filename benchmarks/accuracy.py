@@ -24,6 +24,7 @@ import deltafx
 from benchmarks import nanodet
 from benchmarks.measure import surroundings
 from deltafx.calibrate import is_nonlinear
+from deltafx.calibration import Calibration
 from deltafx.converted import silence
 from deltafx.gate import AUTO, InputGate
 from deltafx.metrics import Metric, Relative, metric_of
@@ -56,7 +57,7 @@ class Case:
     metric: str
     budgets: tuple[float, ...]
     size: tuple[int, int] | None = None
-    refresh_every: int | None = None
+    refreshes: tuple[dict[str, int], ...] = ({},)  # of which that with the best verified savings is taken
     greedy: float | None = None  # the budget of DeltaCNN's search
     gate: InputGate | None = None
     wanted: str = ""  # what the project asks of itself
@@ -92,8 +93,8 @@ def detector(_: Path) -> Network:
 
 CASES = {
     "nanodet": Case(
-        nanodet.load, "vtest.avi", (0, 200), (300, 700), "detection", (0.025,), (576, 768),
-        refresh_every=80, greedy=0.02,
+        nanodet.load, "vtest.avi", (0, 200), (300, 700), "detection", (0.02,), (576, 768),
+        refreshes=({"refresh_every": 60}, {"refresh_touched": 15}, {"refresh_touched": 30}), greedy=0.02,
         wanted="10x fewer MACs (aim: 15x) at F1 with hysteresis of 0.98 and F1 of 0.90",
     ),
     "centerface": Case(
@@ -229,26 +230,29 @@ class Bench:
             self.measure(f"paper's rule, {threshold:g} everywhere", dm)
 
     def calibrate(self, budget: float, method: str = "sensitivity") -> None:
-        dm = (
-            self.convert(norm="max", input_gate=PAPER)
-            if method == "greedy"
-            else self.convert(refresh_every=self.case.refresh_every, input_gate=self.case.gate)
+        settings: tuple[dict[str, Any], ...] = tuple(
+            {"input_gate": self.case.gate, **refresh} for refresh in self.case.refreshes
         )
-        started = time.process_time()  # others may use the machine
-        calibration = deltafx.calibrate(
-            dm, self.frames(self.case.calibrated), max_error=budget, metric=self.case.metric,
-            postprocess=self.network.postprocess, method=method, progress=lambda what: None,
-        )  # fmt: skip
-        seconds = time.process_time() - started
-        say.print(f"{self.name}: calibrated in {seconds:.0f} s: {calibration}")
+        if method == "greedy":
+            settings = ({"norm": "max", "input_gate": PAPER},)
+        found = []
+        for each in settings:
+            started = time.process_time()  # others may use the machine
+            calibration = deltafx.calibrate(
+                self.convert(**each), self.frames(self.case.calibrated), max_error=budget, metric=self.case.metric,
+                postprocess=self.network.postprocess, method=method, progress=lambda what: None,
+            )  # fmt: skip
+            found.append((calibration, time.process_time() - started))
+            say.print(f"{self.name}: {each}: calibrated in {found[-1][1]:.0f} s of the processor: {calibration}")
+        calibration, seconds = max(found, key=lambda each: verified(each[0]))
         what = "paper's greedy search" if method == "greedy" else "calibrated"
         name = f"{self.name.replace(' ', '_')}_{budget:g}" + ("_greedy" if method == "greedy" else "")
         calibration.save(Path("benchmarks/results/calibrations") / f"{name}.json")
         dm = self.convert(threshold=calibration)
         more: dict[str, Any] = {"seconds_calibrating": seconds, "notes": list(calibration.notes)}
-        verified = calibration.verified
-        if verified is not None:
-            more["held_out"] = {"error": verified.error, "macs_ratio": verified.macs_ratio, "budget": budget}
+        held_out = calibration.verified
+        if held_out is not None:
+            more["held_out"] = {"error": held_out.error, "macs_ratio": held_out.macs_ratio, "budget": budget}
         self.measure(f"{what}, error up to {budget:g}", dm, **more)
         for scale in SCALES if method != "greedy" else ():
             thresholds = {path: Threshold(scale * value) for path, value in calibration.thresholds.items()}
@@ -272,6 +276,13 @@ class Bench:
         self.measure("exact behind the gate 'auto'", self.convert(input_gate=AUTO))
         for levels in SKIPPED:
             self.skip_frames(levels)
+
+
+def verified(calibration: Calibration) -> tuple[bool, float]:
+    """What is to be preferred on the frames that were held out: savings, within the budget."""
+    found = calibration.verified
+    assert found is not None
+    return found.error <= (calibration.max_error or 0.0), found.macs_ratio
 
 
 def table(results: dict[str, Any]) -> str:

@@ -313,6 +313,7 @@ class Search:
             norm=self.settings.norm,
             input_gate=self.gate,
             refresh_within=self.settings.refresh_within,
+            refresh_touched=self.settings.refresh_touched,
             fingerprint={path: fingerprint_of(node) for path, node in self.points.items()},
             metric=self.metric.name,
             method=method,

@@ -20,6 +20,7 @@ from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.profile import timer_for
 from deltafx.settings import Options
 from deltafx.state import Form, Leaf, NodeState, quantizer_of
+from deltafx.touched import TouchedRefresh
 from deltafx.truncation import Truncation, root_mean_square
 
 
@@ -32,7 +33,7 @@ class Plan:
 
     def __init__(
         self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], options: Options, call: int = 0,
-        of_gates: dict[str, Tensor] | None = None, refresh_within: int | None = None,
+        of_gates: dict[str, Tensor] | None = None, background: BackgroundRefresh | TouchedRefresh | None = None,
     ):  # fmt: skip
         self.leaves = [form_of(leaf) for leaf in leaves]
         self.spec = spec
@@ -41,7 +42,7 @@ class Plan:
         self.copies_outputs = options.copy_outputs
         self.scales = scales
         self.of_gates = {} if of_gates is None else of_gates
-        self.background = None if refresh_within is None else BackgroundRefresh(refresh_within)
+        self.background = background
         self.nodes: dict[str, NodeState] = {}
         self.inputs: list[NodeState] = []  # those of the dense_to_delta nodes
         self.predicted_bytes = 0
@@ -125,6 +126,9 @@ class Plan:
 
     def end(self) -> None:
         """The frame ran to its end: only streams that met a non-finite difference stay to be refreshed."""
+        if self.background is not None:
+            inputs = [leaf for node in self.inputs for leaf in node.leaves]
+            self.background.note(inputs, None if self.rows_clear else self.rows)
         if self.checker is not None:
             self.checker.finish(self)
         if self.differs:

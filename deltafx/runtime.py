@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from deltafx.background import BackgroundRefresh
 from deltafx.buffers import bind_buffers
 from deltafx.check import Checker
 from deltafx.errors import FrameError
@@ -21,6 +22,7 @@ from deltafx.plan import Plan, bind_arguments
 from deltafx.settings import Settings
 from deltafx.state import UPDATED_SUM
 from deltafx.survey import survey
+from deltafx.touched import TouchedRefresh
 
 KEPT_PLANS = 4
 NOISE_FRAMES, NOISE_RATE = 30, 0.8
@@ -133,9 +135,9 @@ class Runtime(nn.Module):
         plan = next((plan for plan in self.plans if plan.call == self.call and plan.fits(leaves, spec)), None)
         if plan is None:
             scales = self.later_scales.setdefault(self.call, {}) if self.call else self.scales
-            within = self.settings.refresh_within
+            background = background_of(self.settings)
             options = self.settings.options
-            plan = Plan(leaves, spec, streams_of(leaves), scales, options, self.call, self.of_gates, within)
+            plan = Plan(leaves, spec, streams_of(leaves), scales, options, self.call, self.of_gates, background)
             self.survey(graph_module, plan, inputs)
             self.make_room(plan.predicted_bytes)
             bind_buffers(graph_module, plan, inputs)
@@ -252,6 +254,12 @@ class Runtime(nn.Module):
             for plan in self.plans:
                 if plan.streams == self.streams:
                     plan.reset_streams(streams)
+
+
+def background_of(settings: Settings) -> BackgroundRefresh | TouchedRefresh | None:
+    if settings.refresh_touched is not None:
+        return TouchedRefresh(settings.refresh_touched)
+    return None if settings.refresh_within is None else BackgroundRefresh(settings.refresh_within)
 
 
 @contextlib.contextmanager
