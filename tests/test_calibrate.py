@@ -107,6 +107,25 @@ def test_says_so_where_the_target_cannot_be_reached(model):
     assert "not reached" in str(found)
 
 
+def test_refreshes_are_chosen_by_what_they_save(model):
+    dm = deltafx.convert(model, refresh_every=2)
+    found = deltafx.calibrate(dm, noisy(), max_error=0.1, rounds=0, refreshes=(2, 6, None))
+    assert found.refresh_every is None  # nothing stays behind in a clip as short as this
+    assert found.verified.macs_ratio > 2
+    assert dm.runtime.settings.refresh_every == 2
+
+
+def test_a_refresh_counts_as_often_as_it_will(model):
+    """Of 12 frames, one is in full with either: their number is what it costs in the long run."""
+    ratios = []
+    for every in (7, 11):
+        dm = deltafx.convert(model, threshold=0.3, refresh_every=every)
+        found = deltafx.calibrate(dm, noisy(), target_speedup=100.0, max_error=1.0, rounds=0)
+        ratios.append(found.predicted.macs_ratio)
+    assert ratios[0] < 7
+    assert 7 < ratios[1] < 11
+
+
 def test_every_truncation_point_gets_a_threshold(model, calibration):
     assert calibration.thresholds.keys() == points(deltafx.convert(model)).keys()
     assert all(value > 0 for value in calibration.thresholds.values())
@@ -286,6 +305,7 @@ def test_is_plain_json(calibration, tmp_path):
         ({"method": "random"}, "method is one of"),
         ({"method": "greedy", "target_speedup": 2}, "greedy method needs max_error"),
         ({"metric": "detection"}, "give postprocess"),
+        ({"refreshes": (60, 0)}, "refreshes are numbers of frames"),
     ],
 )
 def test_arguments_are_checked(model, arguments, message):

@@ -125,5 +125,5 @@ def test_the_argument_is_checked():
         deltafx.convert(model, refresh_touched=0)
     with pytest.raises(deltafx.ConvertError, match="has no background refresh; use refresh_every"):
         deltafx.convert(model, refresh_touched=8, payload="difference")
-    with pytest.raises(deltafx.ConvertError, match="refresh_within and refresh_touched: .* give one of them"):
+    with pytest.raises(deltafx.ConvertError, match="refresh_within and refresh_touched: both see to"):
         deltafx.convert(model, refresh_touched=8, refresh_within=8)
