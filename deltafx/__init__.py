@@ -18,6 +18,7 @@ from deltafx.preprocess import Preprocess
 from deltafx.record import record
 from deltafx.report import Report, report
 from deltafx.truncation import absolute
+from deltafx.tune import Tuning, tune
 from deltafx.verify import Verification, verify
 from deltafx.views.draw import draw
 from deltafx.views.explore import explore
@@ -29,7 +30,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Calibration", "Comparison", "ConvertError", "DeltaGraphModule", "DeltaParts", "Detections", "Estimate",
-    "FrameError", "InputGate", "Preprocess", "Report", "Verification", "__version__", "absolute", "build_info",
-    "calibrate", "compare", "convert", "draw", "estimate", "explore", "heatmap", "history", "html", "record", "report",
-    "reset", "testing", "to_graphml", "to_networkx", "verify",
+    "FrameError", "InputGate", "Preprocess", "Report", "Tuning", "Verification", "__version__", "absolute",
+    "build_info", "calibrate", "compare", "convert", "draw", "estimate", "explore", "heatmap", "history", "html",
+    "record", "report", "reset", "testing", "to_graphml", "to_networkx", "tune", "verify",
 ]  # fmt: skip

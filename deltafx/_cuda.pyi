@@ -4,6 +4,7 @@ architectures: str
 codes: dict[str, int]
 operands: dict[str, int]
 relations: dict[str, int]
+tiles: dict[str, int]
 max_sources: int
 max_steps: int
 own_sources: int

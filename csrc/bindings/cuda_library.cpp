@@ -220,26 +220,64 @@ Job job_of(const Ending& e) {
   return job;
 }
 
+// What describes a convolution, but for its result.
+struct ConvArguments {
+  const Tensor& x;
+  const Tensor& weight;
+  int64_t groups;
+  const Tensor& rows;
+  const Tensor& columns;
+  int64_t in_rows, in_columns;
+  bool exact;
+};
+
+Conv conv_of(const ConvArguments& a, int64_t out_channels, const Axis& row_axis, const Axis& column_axis) {
+  const int64_t in = a.x.size(1) / a.groups, of_group = out_channels / a.groups, step = 128 / a.x.element_size();
+  const int64_t depth = (a.rows.size(1) * a.columns.size(1) * in + step - 1) / step;
+  Conv conv{};
+  conv.x = matrix(a.x, "x");
+  conv.window = window_of(a.rows, a.columns, a.in_rows, a.in_columns);
+  conv.row_axis = row_axis, conv.column_axis = column_axis;
+  conv.out_columns = divisor(conv.window.out_columns);
+  conv.weight = data<void>(a.weight, a.x.scalar_type(), a.groups * ((of_group + 63) / 64) * depth * 64 * step, "weight");
+  conv.groups = static_cast<int32_t>(a.groups), conv.in_per_group = static_cast<int32_t>(in);
+  conv.out_per_group = static_cast<int32_t>(of_group), conv.steps = static_cast<int32_t>(depth);
+  conv.by_channels = in % step == 0, conv.exact = a.exact;
+  TORCH_CHECK_TYPE(!a.exact || conv.x.dtype == Dtype::float32, "convolve: exact is a way to multiply float32");
+  return conv;
+}
+
+std::vector<int64_t> tilings_op(const Tensor& x, const Tensor& weight, int64_t groups, const Tensor& rows,
+                                const Tensor& columns, int64_t in_rows, int64_t in_columns, bool exact,
+                                int64_t out_channels) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  std::vector<int64_t> numbers;
+  for (const auto& [tile, parts] :
+       tilings(conv_of({x, weight, groups, rows, columns, in_rows, in_columns, exact}, out_channels, {}, {})))
+    numbers.insert(numbers.end(), {static_cast<int64_t>(tile), parts});
+  return numbers;
+}
+
 void convolve_op(const Tensor& x, const Tensor& weight, int64_t groups, const Tensor& rows, const Tensor& columns,
-                 int64_t in_rows, int64_t in_columns, bool exact, std::optional<Tensor> whole, at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
-               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands, at::IntArrayRef steps,
-                 at::ArrayRef<double> numbers, const std::optional<Tensor>& forced, const Tensor& refresh,
-                 double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask, std::optional<Tensor> tally) {
+                 int64_t in_rows, int64_t in_columns, bool exact, at::IntArrayRef tiling, std::optional<Tensor> whole,
+                 at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
+                 const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
+                 at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
+                 const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
+                 std::optional<Tensor> tally) {
+  const c10::cuda::CUDAGuard guard(out.device());
   Job job = job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
                           mask, tally});
-  const int64_t in = x.size(1) / groups, of_group = out.size(1) / groups, step = 128 / x.element_size();
-  const int64_t depth = (rows.size(1) * columns.size(1) * in + step - 1) / step;
-  Conv conv{};
-  conv.x = matrix(x, "x");
-  conv.window = window_of(rows, columns, in_rows, in_columns);
-  conv.row_axis = job.candidates.rule.row_axis, conv.column_axis = job.candidates.rule.column_axis;
-  conv.out_columns = divisor(conv.window.out_columns);
-  conv.weight = data<void>(weight, x.scalar_type(), groups * ((of_group + 63) / 64) * depth * 64 * step, "weight");
-  conv.groups = static_cast<int32_t>(groups), conv.in_per_group = static_cast<int32_t>(in);
-  conv.out_per_group = static_cast<int32_t>(of_group), conv.steps = static_cast<int32_t>(depth);
-  conv.by_channels = in % step == 0, conv.exact = exact;
+  Conv conv = conv_of({x, weight, groups, rows, columns, in_rows, in_columns, exact}, out.size(1),
+                      job.candidates.rule.row_axis, job.candidates.rule.column_axis);
   TORCH_CHECK_TYPE(conv.x.dtype == job.commit.out.dtype, "convolve: ", x.scalar_type(), " into ", out.scalar_type());
-  TORCH_CHECK_TYPE(!exact || conv.x.dtype == Dtype::float32, "convolve: exact is a way to multiply float32");
+  if (!tiling.empty()) {
+    const std::vector<Tiling> all = tilings(conv);
+    conv.tiling = {static_cast<Tile>(tiling[0]), static_cast<int32_t>(tiling.size() == 2 ? tiling[1] : 0)};
+    TORCH_CHECK_VALUE(std::any_of(all.begin(), all.end(), [&](const Tiling& t) {
+                        return t.tile == conv.tiling.tile && t.parts == conv.tiling.parts;
+                      }), "tiling: none of those that this convolution can have; got ", tiling);
+  }
   const bool split = groups > 1 || convolve_width(conv, job.capacity) < out.size(1);
   job.commit.shared = split;
   if (!split || job.commit.decision != Decision::norm)
@@ -382,7 +420,8 @@ TORCH_LIBRARY(deltafx_cuda, m) {
   m.def(("collect(Tensor[] masks, int[] relations, int[] rule, " + window +
          "Tensor refresh, Tensor(a!) pixels, Tensor(b!) found, Tensor(c!)? mask, Tensor(d!)? tally) -> ()").c_str());
   m.def("clear(Tensor(a!) pieces) -> ()");
-  m.def(("convolve(Tensor x, Tensor weight, int groups, " + window + "bool exact, Tensor(e!)? whole, " + ending).c_str());
+  m.def(("convolve(Tensor x, Tensor weight, int groups, " + window + "bool exact, int[] tiling, Tensor(e!)? whole, " + ending).c_str());
+  m.def(("tilings(Tensor x, Tensor weight, int groups, " + window + "bool exact, int out_channels) -> int[]").c_str());
   m.def(("depthwise(Tensor x, Tensor weight, " + window + ending).c_str());
   m.def(("pool(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + ending).c_str());
   m.def(("copy(Tensor x, " + ending).c_str());
@@ -397,6 +436,7 @@ TORCH_LIBRARY_IMPL(deltafx_cuda, CUDA, m) {
   m.impl("collect", &collect_op);
   m.impl("clear", &clear_op);
   m.impl("convolve", &convolve_op);
+  m.impl("tilings", &tilings_op);
   m.impl("depthwise", &depthwise_op);
   m.impl("pool", &pool_op);
   m.impl("copy", &copy_op);

@@ -19,6 +19,10 @@ PYBIND11_MODULE(_cuda, m) {
   m.attr("relations") = std::map<std::string, int>{
       {"window", static_cast<int>(Relation::window)}, {"same", static_cast<int>(Relation::same)},
       {"per_stream", static_cast<int>(Relation::per_stream)}, {"whole", static_cast<int>(Relation::whole)}};
+  using deltafx::cuda::Tile;
+  m.attr("tiles") = std::map<std::string, int>{{"large", static_cast<int>(Tile::large)},
+                                               {"tall", static_cast<int>(Tile::tall)},
+                                               {"small", static_cast<int>(Tile::small)}};
   m.attr("max_sources") = deltafx::cuda::kMaxSources;
   m.attr("max_steps") = deltafx::cuda::kMaxSteps;
   m.attr("own_sources") = deltafx::cuda::kOwnSources;

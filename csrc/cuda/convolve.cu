@@ -37,7 +37,7 @@ __device__ inline void copy_piece(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 __device__ inline void copy_piece_near(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 __device__ inline void end_stage() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>
@@ -398,20 +398,12 @@ using Single = Traits<T, 64, 64, 3, 3, false>;
 using ExactSmall = Traits<float, 64, 64, 3, 3, true, true>;
 using ExactSingle = Traits<float, 64, 64, 3, 3, false, true>;
 
-enum class Tile { large, tall, small, single };
-
 template <class Traits>
 size_t shared_bytes(const Conv& conv) {
   return Traits::kStages * Traits::kStageBytes + Taps<Traits::kM>::bytes(conv);
 }
 
-// A tile, and how many blocks have one together.
-struct Shape {
-  Tile tile;
-  int parts;
-};
-
-// What a shape is expected to take, in microseconds, where a ninth of the pixels is computed. The constants are fitted to
+// What a tiling is expected to take, in microseconds, where a ninth of the pixels is computed. The constants are fitted to
 // what single kernels took on an H100; they decide about speed alone.
 struct Cost {
   int m, n, resident;
@@ -428,27 +420,25 @@ struct Cost {
   }
 };
 
-Shape shape_of(const Conv& conv, int capacity) {
-  const int size = conv.x.dtype == Dtype::float32 ? 4 : 2;
-  const size_t most = device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
-  Shape best{conv.x.packed && conv.in_per_group * size % 16 == 0 ? Tile::small : Tile::single, 1};
-  double least = INFINITY;
-  const auto consider = [&](Tile tile, const Cost& cost) {
-    for (int parts = 1; parts <= (is_hopper() ? 8 : 1) && (parts == 1 || conv.steps >= 2 * parts); parts *= 2) {
-      const double time = cost.of(conv, capacity, parts);
-      if (time < least) least = time, best = {tile, parts};
-    }
-  };
-  const auto try_tile = [&](Tile tile, auto* traits, double step, double sharing, double ending) {
-    using Traits = std::remove_pointer_t<decltype(traits)>;
-    if (shared_bytes<Traits>(conv) + 8192 <= most)
-      consider(tile, {Traits::kM, Traits::kN, Traits::kResident, step, sharing, ending});
-  };
-  try_tile(best.tile, static_cast<Small<__half>*>(nullptr), 0.26, 0.23, 2.3);
-  if (best.tile == Tile::single || conv.exact) return best;
-  if (conv.out_per_group > 64) try_tile(Tile::large, static_cast<Large<__half>*>(nullptr), 0.53, 0.97, 10.5);
-  try_tile(Tile::tall, static_cast<Tall<__half>*>(nullptr), 0.4, 0.87, 4.4);
-  return best;
+bool gathers_pieces(const Conv& conv) {
+  return conv.x.packed && conv.in_per_group * (conv.x.dtype == Dtype::float32 ? 4 : 2) % 16 == 0;
+}
+
+template <class Traits>
+bool fits(const Conv& conv) {
+  return shared_bytes<Traits>(conv) + 8192 <= device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
+}
+
+Cost cost_of(Tile tile) {
+  if (tile == Tile::large) return {128, 128, 2, 0.53, 0.97, 10.5};
+  return tile == Tile::tall ? Cost{128, 64, 2, 0.4, 0.87, 4.4} : Cost{64, 64, 3, 0.26, 0.23, 2.3};
+}
+
+Tiling tiling_of(const Conv& conv, int capacity) {
+  if (conv.tiling.tile != Tile::chosen) return conv.tiling;
+  const auto time = [&](const Tiling& t) { return cost_of(t.tile).of(conv, capacity, t.parts); };
+  const std::vector<Tiling> all = tilings(conv);
+  return *std::min_element(all.begin(), all.end(), [&](const Tiling& a, const Tiling& b) { return time(a) < time(b); });
 }
 
 template <class Traits>
@@ -461,21 +451,35 @@ cudaError_t launch_convolve(const Conv& conv, const Job& job, int parts, cudaStr
 
 }  // namespace
 
+std::vector<Tiling> tilings(const Conv& conv) {
+  std::vector<Tile> tiles{Tile::small};
+  if (gathers_pieces(conv) && !conv.exact) {
+    if (fits<Tall<__half>>(conv)) tiles.push_back(Tile::tall);
+    if (conv.out_per_group > 64 && fits<Large<__half>>(conv)) tiles.push_back(Tile::large);
+  }
+  std::vector<Tiling> all;
+  for (const Tile tile : tiles)
+    for (int parts = 1; parts <= (is_hopper() ? 8 : 1) && (parts == 1 || conv.steps >= 2 * parts); parts *= 2)
+      all.push_back({tile, parts});
+  return all;
+}
+
 int convolve_width(const Conv& conv, int capacity) {
-  return shape_of(conv, capacity).tile == Tile::large ? Large<__half>::kN : Small<__half>::kN;
+  return tiling_of(conv, capacity).tile == Tile::large ? Large<__half>::kN : Small<__half>::kN;
 }
 
 cudaError_t convolve(const Conv& conv, const Job& job, cudaStream_t stream) {
-  const auto [tile, parts] = shape_of(conv, job.capacity);
+  const auto [tile, parts] = tiling_of(conv, job.capacity);
+  const bool single = !gathers_pieces(conv);
   if (conv.exact)
-    return tile == Tile::single ? launch_convolve<ExactSingle>(conv, job, parts, stream)
-                                : launch_convolve<ExactSmall>(conv, job, parts, stream);
+    return single ? launch_convolve<ExactSingle>(conv, job, parts, stream)
+                  : launch_convolve<ExactSmall>(conv, job, parts, stream);
   return with_type(conv.x.dtype, [&, tile = tile, parts = parts](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     if (tile == Tile::large) return launch_convolve<Large<T>>(conv, job, parts, stream);
     if (tile == Tile::tall) return launch_convolve<Tall<T>>(conv, job, parts, stream);
-    if (tile == Tile::small) return launch_convolve<Small<T>>(conv, job, parts, stream);
-    return launch_convolve<Single<T>>(conv, job, parts, stream);
+    return single ? launch_convolve<Single<T>>(conv, job, parts, stream)
+                  : launch_convolve<Small<T>>(conv, job, parts, stream);
   });
 }
 

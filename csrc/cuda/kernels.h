@@ -9,6 +9,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <vector>
 
 #include "../include/codes.h"
 #include "../include/gate_learning.h"
@@ -171,6 +172,14 @@ struct Job {
 // ---------------------------------------------------------------------------------------------------------------------
 // The kernels. Each returns the error of its launch.
 
+// What a block of a convolution computes at once: pixels and channels. It is a matter of speed alone, but for `parts`, how many
+// blocks have one together: as many sums are added up, in order.
+enum class Tile : int32_t { chosen, large, tall, small };
+struct Tiling {
+  Tile tile;  // chosen: the one that is expected to take the least time
+  int32_t parts;
+};
+
 struct Conv {
   Matrix x;
   Window window;
@@ -183,7 +192,9 @@ struct Conv {
   int32_t steps;     // of the depth
   bool by_channels;  // the depth is [in_per_group / step, taps, step]; else [taps, in_per_group], then zeros
   bool exact;        // float32 without tensor cores
+  Tiling tiling;     // one of `tilings`, or chosen
 };
+std::vector<Tiling> tilings(const Conv&);  // that it can have
 // How many channels of a pixel one block computes: with a threshold above 0, a block must have them all.
 int convolve_width(const Conv&, int capacity);
 cudaError_t convolve(const Conv&, const Job&, cudaStream_t);

@@ -17,7 +17,7 @@ app = typer.Typer(
 # Files of this folder, in the order of the help.
 COMMANDS = (
     "demo", "run", "compare", "estimate", "calibrate", "inspect", "draw", "html", "explore", "record", "bench",
-    "coverage", "doctor",
+    "tune", "coverage", "doctor",
 )  # fmt: skip
 
 for each in COMMANDS:

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from deltafx import _cuda
+
 OPERATORS = ("clear", "collect", "convolve", "depthwise", "pool", "copy", "reduce", "dense_to_delta")
 
 
@@ -15,3 +17,8 @@ def nothing(*args: Any, **kwargs: Any) -> None:
 
 for name in OPERATORS:
     torch.library.register_fake(f"deltafx_cuda::{name}", nothing)
+
+
+@torch.library.register_fake("deltafx_cuda::tilings")
+def some_tiling(*args: Any) -> list[int]:
+    return [_cuda.tiles["small"], 1]

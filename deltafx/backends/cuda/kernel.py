@@ -14,6 +14,7 @@ from torch import Tensor
 from deltafx import _cuda
 from deltafx.backends.compiled import decision, strips_of
 from deltafx.backends.cuda.candidates import Candidates, Marks
+from deltafx.backends.cuda.tilings import Tilings
 from deltafx.backends.matrix import NoKernel, matrix
 from deltafx.backends.recipe import Flags, Recipe
 from deltafx.state import COMPUTED_SUM, Leaf, NodeState
@@ -76,13 +77,20 @@ class CompiledKernel:
         self.ending = (out, leaf.mask, leaf.tally)
         self.truncation = node.truncation
         self.whole: Whole | None = None
+        self.tilings: Tilings | None = None
         if recipe.operator == "convolve":
-            self.arguments = (*self.arguments, None)
+            self.tilings = Tilings.of(self.arguments, out)
+            self.arguments = (*self.arguments, self.tilings.best(), None)
             self.whole = Whole.of(plan, leaf) if plan.withholds(node) else None
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
-        refresh = self.flags.of(state)
         self.marks.begin(plan)
+        self.launch(self.flags.of(state), state, plan)
+        if self.truncation is not None:
+            plan.measure(state, self.leaf, self.truncation, self.value)
+        return state.deltas
+
+    def launch(self, refresh: Tensor, state: NodeState, plan: Plan) -> None:
         self.collect(refresh)
         leaf = self.leaf
         forced, threshold, max_norm = decision(self.truncation, state, leaf, plan)
@@ -90,9 +98,10 @@ class CompiledKernel:
             self.arguments = (*self.arguments[:-1], self.whole.matrix(self.out))
             self.whole = None
         self.operator(*self.arguments, *self.steps, forced, refresh, threshold, max_norm, *self.ending)
-        if self.truncation is not None:
-            plan.measure(state, leaf, self.truncation, self.value)
-        return state.deltas
+
+    def take(self, tiling: list[int]) -> None:
+        """Convolve with these tiles from now on; a frame that was captured still has others."""
+        self.arguments = (*self.arguments[:-2], tiling, self.arguments[-1])
 
 
 def on(device: torch.device, argument: Any) -> Any:
