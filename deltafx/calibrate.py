@@ -37,6 +37,8 @@ CLOSE, ROUGHLY = 1.04, 1.2  # scales that are not told apart: of what is found, 
 NEARBY = 1.19  # factor between the scales that are tried first where the right one is about known
 MARGIN = 0.9  # of the budget is spent on the frames that are calibrated on: others differ
 GATES = (0.5, 1.0, 2.0)  # times the thresholds of "auto"
+TIGHTEST = 0.25  # grey levels
+HELPS = 0.95  # of the error is left where smaller thresholds inside still help
 GROWTH, GREEDY_START = 2.0, 0.02  # of a threshold, in DeltaCNN's search
 
 Thresholds = dict[str, float]
@@ -188,6 +190,10 @@ class Search:
         self.tell("sensitivities")
         shape = level(shape_of(self.points, self.sensitivities()))
         best = self.largest(shape, close=ROUGHLY)
+        while not self.fits(best) and self.settings.input_gate is None and self.gate.threshold > TIGHTEST:
+            self.tell("a tighter gate")  # what it withholds is too much already
+            self.gate = replace(self.gate, threshold=self.gate.threshold / 2, noise=self.gate.noise / 2)
+            best = self.largest(shape, close=ROUGHLY)
         for _ in range(rounds):
             moved = level(self.refine(scaled(shape, best.scale)))
             found = self.largest(moved, 1.0, NEARBY, ROUGHLY)
@@ -224,9 +230,11 @@ class Search:
         found = self.measure_at(shape, scale)
         if not self.good(found):
             factor = 1 / factor
-        low, high = found, found
-        while LEAST < high.scale < MOST / LEAST and self.good(high) == (factor > 1):
+        low, high, in_vain = found, found, 0
+        most = MOST / min(shape.values())  # above, all thresholds are the largest that there are
+        while LEAST < high.scale < most and self.good(high) == (factor > 1) and in_vain < 2:
             low, high = high, self.measure_at(shape, high.scale * factor)
+            in_vain = in_vain + 1 if factor <= 0.5 and high.error > HELPS * low.error else 0
         low, high = (low, high) if factor > 1 else (high, low)
         while self.good(low) and not self.good(high) and high.scale / low.scale > close * close:
             middle = self.measure_at(shape, math.sqrt(low.scale * high.scale))

@@ -9,6 +9,7 @@ from torch import nn
 
 import deltafx
 from deltafx.calibration import Measured
+from deltafx.gate import AUTO
 from deltafx.metrics import Relative
 from deltafx.sensitivity import sensitivities
 from deltafx.testing import scale_weights
@@ -105,6 +106,18 @@ def test_does_not_spend_the_budget_once_the_target_is_reached(model):
 def test_says_so_where_the_target_cannot_be_reached(model):
     found = deltafx.calibrate(deltafx.convert(model), noisy(), max_error=1e-3, target_speedup=50.0, rounds=0)
     assert "not reached" in str(found)
+
+
+def test_a_gate_that_withholds_too_much_by_itself_is_tightened(model):
+    """Thresholds of 0 would not do: what the gate withholds is the error."""
+    with_gate = deltafx.convert(model, input_gate="auto")
+    error = Relative()
+    for frame in noisy():
+        with torch.no_grad():
+            error.add(with_gate(frame), model(frame))
+    found = deltafx.calibrate(deltafx.convert(model), noisy(), max_error=0.7 * error.error, rounds=0)
+    assert found.input_gate.threshold < AUTO.threshold
+    assert found.predicted.error <= 0.7 * error.error
 
 
 def test_refreshes_are_chosen_by_what_they_save(model):
