@@ -1,12 +1,13 @@
 """A frame as one CUDA graph: what lies between the inputs and the outputs is launched at once.
 
 `dense_to_delta` runs before it, on the caller's tensor where it lies, and `delta_to_dense` after it. Flags and counts
-are on the device, so the same graph serves every frame, refreshes included.
+are on the device, so the same graph serves every frame: those in which nothing changed, refreshes, and what is between.
 """
 
 from __future__ import annotations
 
 import gc
+import importlib
 import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class FrameGraph:
         self.entering: list[tuple[int, DenseToDelta]] = []
         self.inner: list[tuple[DeltaNode, tuple]] = []
         self.leaving: list[tuple[fx.Node, Callable]] = []  # delta_to_dense, and what is made of their results
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graph: Any = None  # what is replayed
         self.values: dict[fx.Node, Any] = {}  # which are the same in every frame
         for node in graph_module.graph.nodes:
             self.add(node, graph_module)
@@ -80,13 +81,10 @@ class FrameGraph:
         return state.deltas
 
     def capture(self) -> None:
-        self.graph = torch.cuda.CUDAGraph()
         collects = gc.isenabled()
         gc.disable()  # an older graph that is freed meanwhile would break the capture
         try:
-            with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):
-                for module, args in self.inner:
-                    module(*args)
+            self.graph = importlib.import_module("deltafx.backends.cuda.parts").capture(self.inner, self.plan)
         except BaseException:
             self.plan.frame_graph = None
             raise
@@ -101,7 +99,6 @@ class FrameGraph:
         with torch.cuda.device(self.plan.stale.device):
             if self.graph is None:
                 self.capture()
-            assert self.graph is not None
             self.graph.replay()
         for module, _ in self.inner:
             self.plan.nodes[module.path].last_frame = self.plan.frame

@@ -8,7 +8,10 @@ import torch
 
 from deltafx import _cuda
 
-OPERATORS = ("clear", "collect", "convolve", "depthwise", "pool", "copy", "reduce", "dense_to_delta")
+OPERATORS = (
+    "clear", "collect", "convolve", "depthwise", "pool", "copy", "reduce", "dense_to_delta", "mark", "finish",
+    "pool_all",
+)  # fmt: skip
 
 
 def nothing(*args: Any, **kwargs: Any) -> None:
