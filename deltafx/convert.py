@@ -37,6 +37,7 @@ def convert(
     keep_dense: Sequence[str] = (),
     refresh_every: int | None = None,
     refresh_within: int | None = None,
+    refresh_touched: int | None = None,
     strict: bool = False,
     dump: str | pathlib.Path | None = None,
     options: dict[str, Any] | None = None,
@@ -66,6 +67,9 @@ def convert(
         refresh_within: a background refresh: strip by strip, every pixel of every node is computed anew twice in so
             many frames, whatever thresholds withhold, so that a picture that stands is exact after as many. It adds
             2 / refresh_within of the dense network's work, and that for the borders of strips.
+        refresh_touched: every so many frames, what passed the input's gate since the last time is computed anew at
+            every node, whatever thresholds withhold; where little moves it costs much less than a frame in full. Slow
+            changes that stay under the gate are for `refresh_every`, which may be given with it.
         strict: refuse a model that keeps dense islands not named in `keep_dense`.
         dump: a folder for the graph after each pass; of a model in parts, with a folder for each of them.
         options: see `deltafx.settings.Options`.
@@ -77,7 +81,8 @@ def convert(
     settings = resolve(
         mode=mode, threshold=threshold, norm=norm, input_gate=input_gate, preprocess=preprocess, payload=payload,
         backend=choose_backend(backend, devices_of(model, examples)), keep_dense=keep_dense,
-        refresh_every=refresh_every, refresh_within=refresh_within, strict=strict, dump=dump, options=options,
+        refresh_every=refresh_every, refresh_within=refresh_within, refresh_touched=refresh_touched, strict=strict,
+        dump=dump, options=options,
     )  # fmt: skip
     try:
         graph_module = capture(model)

@@ -20,6 +20,7 @@ from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.profile import timer_for
 from deltafx.settings import Options
 from deltafx.state import Form, Leaf, NodeState, quantizer_of
+from deltafx.touched import TouchedRefresh
 from deltafx.truncation import Truncation, root_mean_square
 
 
@@ -32,7 +33,7 @@ class Plan:
 
     def __init__(
         self, leaves: list[Any], spec: Any, streams: int, scales: dict[str, float], options: Options, call: int = 0,
-        of_gates: dict[str, Tensor] | None = None, refresh_within: int | None = None,
+        of_gates: dict[str, Tensor] | None = None, background: BackgroundRefresh | TouchedRefresh | None = None,
     ):  # fmt: skip
         self.leaves = [form_of(leaf) for leaf in leaves]
         self.spec = spec
@@ -41,7 +42,7 @@ class Plan:
         self.copies_outputs = options.copy_outputs
         self.scales = scales
         self.of_gates = {} if of_gates is None else of_gates
-        self.background = None if refresh_within is None else BackgroundRefresh(refresh_within)
+        self.background = background
         self.nodes: dict[str, NodeState] = {}
         self.inputs: list[NodeState] = []  # those of the dense_to_delta nodes
         self.predicted_bytes = 0
@@ -59,6 +60,7 @@ class Plan:
         self.full = False  # the running frame is known on the host to refresh every stream
         self.full_next = True
         self.frame = 0
+        self.began = 0  # with which frame the rounds of refreshes begin: the first since the last reset
         self.clock = Clock()
         self.counted_frames = 0  # since the last reset
         self.full_frames = 0  # of those, the ones that refreshed every stream
@@ -131,12 +133,15 @@ class Plan:
             self.checker.begin()
         if self.background is not None:
             if self.forced_mask is None:
-                self.background.begin(self.frame)
+                self.background.begin(self.since_reset)
             else:
                 self.background.rest()
 
     def end(self) -> None:
         """The frame ran to its end: only streams that met a non-finite difference stay to be refreshed."""
+        if self.background is not None:
+            inputs = [leaf for node in self.inputs for leaf in node.leaves]
+            self.background.note(inputs, None if self.rows_clear else self.rows)
         if self.checker is not None:
             self.checker.finish(self)
         if self.differs:
@@ -158,6 +163,12 @@ class Plan:
         """Start over: the next frame is in full, and counts begin with it."""
         self.reset_streams()
         self.forget_counts()
+        self.began = self.frame
+
+    @property
+    def since_reset(self) -> int:
+        """The number of the running frame."""
+        return self.frame - self.began
 
     def forget_counts(self) -> None:
         """The means of the report begin with the next frame."""

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from deltafx.backends import frame_program
+from deltafx.background import BackgroundRefresh
 from deltafx.buffers import bind_buffers
 from deltafx.check import Checker
 from deltafx.errors import FrameError
@@ -23,6 +24,7 @@ from deltafx.settings import Settings
 from deltafx.signature import Signature
 from deltafx.state import UPDATED_SUM
 from deltafx.survey import survey
+from deltafx.touched import TouchedRefresh
 
 KEPT_PLANS = 4
 NOISE_FRAMES, NOISE_RATE = 30, 0.8
@@ -119,7 +121,7 @@ class Runtime(nn.Module):
                 if plan is None:
                     plan, inputs = self.plan_for(graph_module, given, inputs)
                 every = self.settings.refresh_every
-                if every and plan.frame % every == 0:
+                if every and plan.since_reset % every == 0:
                     plan.reset_streams()
                 plan.begin(inputs, self.forced_mask, self.forces_gates)
                 self.running = plan
@@ -173,9 +175,9 @@ class Runtime(nn.Module):
 
     def new_plan(self, graph_module: fx.GraphModule, given: list[Any], leaves: list[Any], spec: Any) -> Plan:
         scales = self.later_scales.setdefault(self.call, {}) if self.call else self.scales
-        within = self.settings.refresh_within
+        background = background_of(self.settings)
         options = self.settings.options
-        plan = Plan(leaves, spec, streams_of(leaves), scales, options, self.call, self.of_gates, within)
+        plan = Plan(leaves, spec, streams_of(leaves), scales, options, self.call, self.of_gates, background)
         self.survey(graph_module, plan, given)
         self.make_room(plan.predicted_bytes)
         bind_buffers(graph_module, plan, given)
@@ -291,6 +293,12 @@ class Runtime(nn.Module):
             for plan in self.plans:
                 if plan.streams == self.streams:
                     plan.reset_streams(streams)
+
+
+def background_of(settings: Settings) -> BackgroundRefresh | TouchedRefresh | None:
+    if settings.refresh_touched is not None:
+        return TouchedRefresh(settings.refresh_touched)
+    return None if settings.refresh_within is None else BackgroundRefresh(settings.refresh_within)
 
 
 def autocasts(device: torch.device) -> bool:

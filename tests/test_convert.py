@@ -33,8 +33,7 @@ def test_the_signature():
     assert {name: parameter.default for name, parameter in parameters.items() if name != "model"} == {
         "example_inputs": None, "mode": "exact", "threshold": None, "norm": None, "input_gate": None,
         "preprocess": None, "payload": "value", "backend": "auto", "keep_dense": (), "refresh_every": None,
-        "refresh_within": None,
-        "strict": False, "dump": None, "options": None,
+        "refresh_within": None, "refresh_touched": None, "strict": False, "dump": None, "options": None,
     }  # fmt: skip
     positional = [p.name for p in parameters.values() if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
     assert positional == ["model", "example_inputs"]
