@@ -26,11 +26,20 @@ def on_files(files: Files, config: Any) -> Files:
     pages["operators.md"] = operators()
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
+    for path in written():
+        for picture in sorted(path.with_suffix("").glob("*.png")):
+            name = f"benchmarks/{path.stem}/{picture.name}"
+            files.append(File.generated(config, name, content=picture.read_bytes()))
     return files
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Benchmarks
+
+
+def written() -> list[Path]:
+    """Tables of the results that have a folder, with a JSON for each network and pictures."""
+    return sorted(path for path in RESULTS.glob("*.md") if path.with_suffix("").is_dir())
 
 
 def benchmarks() -> str:

@@ -76,7 +76,7 @@ def test_what_is_prescribed_may_change_and_end() -> None:
 
 
 def test_layers_that_are_faster_densely_run_so(monkeypatch: Any) -> None:
-    monkeypatch.setattr(convolution, "NEVER", 0.2)
+    monkeypatch.setattr(convolution, "dense_share", lambda *_: 0.2)
     dm, stepped = pair(network())
     for picture in pictures(6):
         assert_same_frame(dm, stepped, picture)
@@ -91,7 +91,9 @@ def test_what_has_no_kernel_runs_at_its_place() -> None:
 
 
 def test_a_program_is_timed(monkeypatch: Any) -> None:
-    monkeypatch.setattr(convolution, "NEVER", 0.2)  # layers that run densely, from Python, are timed as well
+    monkeypatch.setattr(
+        convolution, "dense_share", lambda *_: 0.2
+    )  # layers that run densely, from Python, are timed as well
     dm = deltafx.convert(network(), backend="cpu", options={"profile": True})
     for picture in pictures(4):
         dm(picture)
