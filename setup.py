@@ -1,5 +1,6 @@
 """Packaging: maps `passes/` and `models_zoo/` to deltafx.passes and deltafx.models_zoo, and builds `csrc/`."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -73,6 +74,16 @@ INTERMEDIATE = [] if "TORCH_CUDA_ARCH_LIST" in os.environ else ["-gencode=arch=c
 ARCHITECTURES = os.environ.setdefault("TORCH_CUDA_ARCH_LIST", "8.0;9.0a")
 
 
+def cudnn() -> Path | None:
+    """The folder with the headers of the cuDNN that PyTorch loads, where that is a package of its own."""
+    package = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.cudnn")
+    folders = package.submodule_search_locations if package else None
+    return next((Path(f) for f in folders or () if all(Path(f, part).exists() for part in CUDNN_PARTS)), None)
+
+
+CUDNN_PARTS = ("include/cudnn.h", "lib/libcudnn.so.9")
+
+
 def why_no_cuda() -> str | None:
     """Why the CUDA kernels cannot be built here, or None."""
     if torch.version.cuda is None:
@@ -92,11 +103,16 @@ EXTENSIONS = [CPU]
 if why_no_cuda():
     print(f"deltafx: building without CUDA kernels: {why_no_cuda()}.", file=sys.stderr)
 else:
+    # PyTorch has loaded it, so that its name is enough to find it.
+    fused = [("DELTAFX_CUDNN", None)] if cudnn() else []
     EXTENSIONS.append(
         CUDAExtension(
             "deltafx._cuda",
             sorted(str(path) for path in (*Path("csrc/cuda").glob("*.cu"), *Path("csrc/bindings").glob("cuda_*.cpp"))),
-            define_macros=[("DELTAFX_CUDA_ARCHITECTURES", f'"{ARCHITECTURES}"')],
+            define_macros=[("DELTAFX_CUDA_ARCHITECTURES", f'"{ARCHITECTURES}"'), *fused],
+            include_dirs=[f"{cudnn()}/include"] if fused else [],
+            library_dirs=[f"{cudnn()}/lib"] if fused else [],
+            libraries=[":libcudnn.so.9"] if fused else [],
             extra_compile_args={"cxx": ["-O3", "-g0"], "nvcc": ["-O3", *INTERMEDIATE]},
         )
     )

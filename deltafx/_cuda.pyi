@@ -1,4 +1,6 @@
 # The compiled module: csrc/bindings/cuda_module.cpp.
+from collections.abc import Sequence
+
 compiler: str
 architectures: str
 codes: dict[str, int]
@@ -14,3 +16,29 @@ def grid(streams: int, plane: int, columns: int) -> int: ...
 def finds_by_itself(
     streams: int, plane: int, columns: int, windowed: bool, rows: list[int], across: list[int]
 ) -> bool: ...
+def has_choices() -> bool: ...
+
+class ChosenGraph:
+    def add(
+        self, forms: Sequence[int], *, tallies: int, inputs: int, count: int, many: int, refresh: int, streams: int,
+        kept: int, kept_count: int, last: int,
+    ) -> None: ...  # fmt: skip
+    def instantiate(self) -> None: ...
+    def launch(self, stream: int) -> None: ...
+
+has_cudnn: bool
+
+class FusedConvolution:
+    """Only with `has_cudnn`."""
+
+    def __init__(
+        self, *, bfloat16: bool, x: Sequence[int], x_strides: Sequence[int], weight: Sequence[int],
+        w_strides: Sequence[int], y: Sequence[int], y_strides: Sequence[int], residual_strides: Sequence[int] | None,
+        bias: bool, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], cut: bool, highest: float,
+    ) -> None: ...  # fmt: skip
+    @property
+    def ways(self) -> int: ...
+    def take(self, way: int) -> bool: ...
+    @property
+    def workspace(self) -> int: ...
+    def run(self, x: int, weight: int, bias: int, residual: int, y: int, workspace: int) -> None: ...

@@ -1,13 +1,14 @@
 """A frame as one CUDA graph: what lies between the inputs and the outputs is launched at once.
 
 `dense_to_delta` runs before it, on the caller's tensor where it lies, and `delta_to_dense` after it. Flags and counts
-are on the device, so the same graph serves every frame, refreshes included.
+are on the device, so the same graph serves every frame: those in which nothing changed, refreshes, and what is between.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import operator
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ class FrameGraph:
         self.entering: list[tuple[int, DenseToDelta]] = []
         self.inner: list[tuple[DeltaNode, tuple]] = []
         self.leaving: list[tuple[fx.Node, Callable]] = []  # delta_to_dense, and what is made of their results
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.graph: Any = None  # what is replayed
         self.times: GraphTimes | None = None  # with profiling
         self.values: dict[fx.Node, Any] = {}  # which are the same in every frame
         for node in graph_module.graph.nodes:
@@ -84,7 +85,6 @@ class FrameGraph:
         return state.deltas
 
     def capture(self) -> None:
-        self.graph = torch.cuda.CUDAGraph()
         timer, timed = self.plan.timer, contextlib.nullcontext()  # type: Any, Any
         if isinstance(timer, DeviceTimer):
             self.times = GraphTimes(timer.device, [self.plan.nodes[module.path] for module, _ in self.inner])
@@ -92,11 +92,8 @@ class FrameGraph:
         collects = gc.isenabled()
         gc.disable()  # an older graph that is freed meanwhile would break the capture
         try:
-            # By itself it takes one stream for all graphs of the process, which is of the device that captured first.
-            stream = torch.cuda.Stream()
-            with torch.cuda.graph(self.graph, stream=stream, capture_error_mode="thread_local"), timed:
-                for module, args in self.inner:
-                    module(*args)
+            with timed:
+                self.graph = importlib.import_module("deltafx.backends.cuda.parts").capture(self.inner, self.plan)
         except BaseException:
             self.plan.frame_graph = None
             raise
@@ -111,7 +108,6 @@ class FrameGraph:
         with torch.cuda.device(self.plan.stale.device):
             if self.graph is None:
                 self.capture()
-            assert self.graph is not None
             self.graph.replay()
         if self.times is not None and isinstance(self.plan.timer, DeviceTimer):
             self.plan.timer.replayed(self.times)

@@ -72,6 +72,7 @@ class Plan:
         self.frame_graph: Any = None
         self.frame_program: Any = None
         self.runs_programs = options.frame_program
+        self.switches_to_dense = options.dense_switch
         self.last_forced: Tensor | None = None
         self.scratch: dict[Any, Any] = {}  # temporaries of the kernels, which live while one node runs
 

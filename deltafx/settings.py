@@ -47,8 +47,8 @@ class Options:
     check: verify the design's rules at every node after every frame (slow; for tests and bug hunts).
     copy_outputs: return tensors of the caller's own; False gives views that hold until the next frame.
     cuda_graph: on a GPU, launch a frame's kernels as one CUDA graph, once the first frames have run.
-    dense_switch: on the CPU, run a layer densely in a frame that changes so much of it that this is faster. Off, the
-        result does not depend on the frames before, bit for bit.
+    dense_switch: run a layer (on a GPU, a part of the network) densely in a frame that changes so much of it that this
+        is faster. Off, the result does not depend on the frames before, bit for bit.
     frame_program: on the CPU, run a frame's compiled nodes as one program, once the first frames have run; off, each is
         called from Python.
     isa: the CPU's instruction set: "avx512", "avx2" or "portable"; None takes the best that it has.

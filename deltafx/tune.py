@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,9 @@ def tune(dm: Converted, frames: Iterable[Any], step: Callable[[], None] = lambda
     Raises ValueError if no frame is given, or if nothing of `dm` runs on compiled CUDA kernels.
     """
     count = 0
-    with torch.no_grad():
+    with torch.no_grad(), node_by_node(dm) as step_by_node:
         for count, frame in enumerate(frames, 1):  # noqa: B007
+            step_by_node()
             dm(*frame) if isinstance(frame, tuple) else dm(frame)
         if count == 0:
             raise ValueError("tune: at least one frame is needed, of the shape that will be used.")
@@ -69,6 +71,25 @@ def tune(dm: Converted, frames: Iterable[Any], step: Callable[[], None] = lambda
                 'tuned. Convert a model that is on a GPU, with backend="cuda".'
             )
         return measure_all(dm, kinds, step)
+
+
+@contextlib.contextmanager
+def node_by_node(dm: Converted) -> Iterator[Callable[[], None]]:
+    """Gives what is to be called before each frame: none is captured then, and so none is dense, which marks all."""
+    captured: list[Plan] = []
+
+    def uncapture() -> None:
+        for graph in graphs_of(dm):
+            for plan in graph.runtime.plans:
+                if plan.captures:
+                    plan.captures = False
+                    captured.append(plan)
+
+    try:
+        yield uncapture
+    finally:
+        for plan in captured:
+            plan.captures = True
 
 
 def convolutions(dm: Converted) -> dict[str, list[tuple[Plan, Any]]]:

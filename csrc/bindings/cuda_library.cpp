@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "../cuda/choose.h"
+#include "../cuda/dense.h"
 #include "../cuda/kernels.h"
 
 namespace deltafx {
@@ -320,6 +322,15 @@ void depthwise_op(const Tensor& x, const Tensor& weight, const Tensor& rows, con
   on_device_of(out, [&](cudaStream_t stream) { return cuda::depthwise(depthwise, job, stream); });
 }
 
+Pool pool_of(const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,
+             const std::optional<Tensor>& column_share, const Window& window, const Tensor& out) {
+  TORCH_CHECK_VALUE(maximum || (row_share && column_share), "pool: a mean needs the shares of its taps");
+  TORCH_CHECK_VALUE(x.size(1) == out.size(1), "pool: ", x.size(1), " channels in, ", out.size(1), " out");
+  return {matrix(x, "x"), window, maximum,
+          data<float>(row_share, at::kFloat, int64_t{window.out_rows} * window.kernel_rows, "row_share"),
+          data<float>(column_share, at::kFloat, int64_t{window.out_columns} * window.kernel_columns, "column_share")};
+}
+
 void pool_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,
              const std::optional<Tensor>& column_share, const Tensor& rows, const Tensor& columns, int64_t in_rows,
              int64_t in_columns, at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
@@ -330,11 +341,7 @@ void pool_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row_sha
   const Job job =
       job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
                           mask, tally});
-  TORCH_CHECK_VALUE(maximum || (row_share && column_share), "pool: a mean needs the shares of its taps");
-  TORCH_CHECK_VALUE(x.size(1) == out.size(1), "pool: ", x.size(1), " channels in, ", out.size(1), " out");
-  const Pool pool{matrix(x, "x"), window_of(rows, columns, in_rows, in_columns), maximum,
-                  data<float>(row_share, at::kFloat, rows.numel(), "row_share"),
-                  data<float>(column_share, at::kFloat, columns.numel(), "column_share")};
+  const Pool pool = pool_of(x, maximum, row_share, column_share, window_of(rows, columns, in_rows, in_columns), out);
   on_device_of(out, [&](cudaStream_t stream) { return cuda::pool(pool, job, stream); });
 }
 
@@ -366,6 +373,48 @@ void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool m
                       static_cast<int32_t>(streams), static_cast<int32_t>(image_rows),
                       static_cast<int32_t>(x.size(0) / (streams * image_rows)), maximum, static_cast<float>(scale)};
   on_device_of(out, [&](cudaStream_t stream) { return cuda::reduce(reduce, job, stream); });
+}
+
+// The Commit of a kernel that computes every pixel.
+Commit whole_commit(at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers, int64_t streams,
+                    const Tensor& out) {
+  const std::optional<Tensor> none;
+  TORCH_CHECK_VALUE(streams > 0 && out.size(0) % streams == 0, "out: ", out.size(0), " pixels for ", streams, " streams");
+  Commit commit{};
+  commit.out = matrix(out, "out");
+  add_steps({{}, {}, {}, none, none, operands, steps, numbers, none, out, 0.0, false, out, none, none}, out.size(0), streams,
+            commit);
+  return commit;
+}
+
+void finish_op(const Tensor& x, at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers,
+               int64_t streams, Tensor out) {
+  TORCH_CHECK_VALUE(x.sizes() == out.sizes() && x.dtype() == out.dtype(), "finish: ", x.sizes(), " into ", out.sizes());
+  const Commit commit = whole_commit(operands, steps, numbers, streams, out);
+  const int pixels = static_cast<int>(out.size(0)), plane = static_cast<int>(out.size(0) / streams);
+  on_device_of(out, [&](cudaStream_t stream) { return finish(matrix(x, "x"), commit, pixels, plane, stream); });
+}
+
+void pool_all_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,
+                 const std::optional<Tensor>& column_share, const Tensor& rows, const Tensor& columns, int64_t in_rows,
+                 int64_t in_columns, at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers,
+                 int64_t streams, Tensor out) {
+  const Commit commit = whole_commit(operands, steps, numbers, streams, out);
+  const Pool pool = pool_of(x, maximum, row_share, column_share, window_of(rows, columns, in_rows, in_columns), out);
+  const int pixels = static_cast<int>(out.size(0)), plane = static_cast<int>(out.size(0) / streams);
+  TORCH_CHECK_VALUE(plane == rows.size(0) * columns.size(0), "pool_all: ", plane, " pixels of a stream; the window has ",
+                    rows.size(0), " x ", columns.size(0));
+  on_device_of(out, [&](cudaStream_t stream) { return pool_all(pool, commit, pixels, plane, stream); });
+}
+
+// `stretches` and `counted` are tables of addresses and sizes, [n, 2], on the device.
+void mark_op(const Tensor& stretches, int64_t value, const Tensor& counted) {
+  static_assert(sizeof(Stretch) == 2 * sizeof(int64_t) && sizeof(Counted) == 2 * sizeof(int64_t));
+  const auto* marked = reinterpret_cast<const Stretch*>(data<int64_t>(stretches, at::kLong, stretches.numel(), "stretches"));
+  const auto* tallies = reinterpret_cast<const Counted*>(data<int64_t>(counted, at::kLong, counted.numel(), "counted"));
+  on_device_of(stretches, [&](cudaStream_t stream) {
+    return mark(marked, stretches.numel() / 2, static_cast<uint8_t>(value), tallies, counted.numel() / 2, stream);
+  });
 }
 
 void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_t window, int64_t dilation,
@@ -420,6 +469,10 @@ TORCH_LIBRARY(deltafx_cuda, m) {
   m.def(("collect(Tensor[] masks, int[] relations, int[] rule, " + window +
          "Tensor refresh, Tensor(a!) pixels, Tensor(b!) found, Tensor(c!)? mask, Tensor(d!)? tally) -> ()").c_str());
   m.def("clear(Tensor(a!) pieces) -> ()");
+  m.def("mark(Tensor(a!) stretches, int value, Tensor(b!) counted) -> ()");
+  const std::string whole = "Tensor[] operands, int[] steps, float[] numbers, int streams, Tensor(a!) out) -> ()";
+  m.def(("finish(Tensor x, " + whole).c_str());
+  m.def(("pool_all(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + whole).c_str());
   m.def(("convolve(Tensor x, Tensor weight, int groups, " + window + "bool exact, int[] tiling, Tensor(e!)? whole, " + ending).c_str());
   m.def(("tilings(Tensor x, Tensor weight, int groups, " + window + "bool exact, int out_channels) -> int[]").c_str());
   m.def(("depthwise(Tensor x, Tensor weight, " + window + ending).c_str());
@@ -435,6 +488,9 @@ TORCH_LIBRARY(deltafx_cuda, m) {
 TORCH_LIBRARY_IMPL(deltafx_cuda, CUDA, m) {
   m.impl("collect", &collect_op);
   m.impl("clear", &clear_op);
+  m.impl("mark", &mark_op);
+  m.impl("finish", &finish_op);
+  m.impl("pool_all", &pool_all_op);
   m.impl("convolve", &convolve_op);
   m.impl("tilings", &tilings_op);
   m.impl("depthwise", &depthwise_op);

@@ -8,6 +8,8 @@
 
 #include "../cuda/kernels.h"
 #include "../include/code_names.h"
+#include "cuda_choice.h"
+#include "cuda_cudnn.h"
 
 PYBIND11_MODULE(_cuda, m) {
   using deltafx::cuda::Relation;
@@ -27,6 +29,8 @@ PYBIND11_MODULE(_cuda, m) {
   m.attr("max_steps") = deltafx::cuda::kMaxSteps;
   m.attr("own_sources") = deltafx::cuda::kOwnSources;
   m.attr("most_units") = deltafx::cuda::kMostUnits;
+  deltafx::bind_choices(m);
+  deltafx::bind_cudnn(m);
   m.def(
       "grid",
       [](int streams, int plane, int columns) {

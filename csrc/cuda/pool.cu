@@ -1,6 +1,6 @@
 // Pooling and interpolation of the listed pixels: the maximum over the window, or
 // out[p][c] = sum over rows i and columns j of row_share[y][i] * column_share[x][j] * x[q(i, j)][c].
-#include "rows.cuh"
+#include "pool.cuh"
 
 namespace deltafx::cuda {
 namespace {
@@ -10,28 +10,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
     pool_kernel(const __grid_constant__ Pool pool, const __grid_constant__ Job job, RowTile shape) {
   constexpr int P = kPack<T>;
   begin_kernel();
-  const Window& w = pool.window;
-  const T* x = static_cast<const T*>(pool.x.data);
-  for_each_tile<T>(job, shape, [&](int p, int c, int n, float(&total)[P]) {
-    float v[P];
-    if (pool.maximum) {
-      map(total, [](float) { return -INFINITY; });
-      for_each_tap(w, p, [&](int, int, int q) {
-        load_pack(x + q * pool.x.pitch + c, n, pool.x.packed, v);
-        map_with(total, v, [](float a, float b) { return larger(a, b); });
-      });
-      return;
-    }
-    const int place = p % (w.out_rows * w.out_columns);
-    const float* ys = pool.row_share + place / w.out_columns * w.kernel_rows;
-    const float* xs = pool.column_share + place % w.out_columns * w.kernel_columns;
-    map(total, [](float) { return 0.0f; });
-    for_each_tap(w, p, [&](int i, int j, int q) {
-      load_pack(x + q * pool.x.pitch + c, n, pool.x.packed, v);
-      const float share = ys[i] * xs[j];
-      map_with(total, v, [=](float a, float b) { return fmaf(b, share, a); });
-    });
-  });
+  for_each_tile<T>(job, shape,
+                   [&](int p, int c, int n, float(&total)[P]) { pool_pack<T>(pool, p, c, n, total); });
 }
 
 template <class T>

@@ -27,7 +27,7 @@ class Recipe:
     sources: list[tuple[Leaf, str]]  # the inputs, each with its relation to the output's pixels
     window: Window
     steps: Steps
-    dense: Callable[[], Tensor] | None = None  # the first stage's whole result, as a matrix
+    dense: Callable[..., Any] | None = None  # computes the first stage whole; a backend says how it is called
     dense_share: float = 1.0  # where more pixels than this share are computed, dense is faster
 
 
@@ -72,6 +72,13 @@ class Flags:
 
     def count(self, plan: Plan) -> int:
         return plan.streams if self.own is None else self.own.numel()
+
+    def all(self, plan: Plan) -> Tensor:
+        """As in a frame that refreshes everything."""
+        key = ("every stream", self.count(plan))
+        if key not in plan.scratch:
+            plan.scratch[key] = torch.ones(self.count(plan), dtype=torch.bool, device=plan.stale.device)
+        return plan.scratch[key]
 
     def of(self, state: NodeState) -> Tensor:
         """In the frame that is running."""

@@ -161,6 +161,8 @@ class Steps:
         position, other = (0, second) if first is CHAIN else (1, first)
         if name in PRODUCTS:
             return self.operand(PRODUCTS[name][position], other, 0.0)
+        if name == "add" and alpha == 1:
+            position = 0  # the operands are interchangeable, and sums of this form have a quicker end
         code, sign = SUMS[name][position]
         self.operand(code, other, sign * float(alpha))
 

@@ -8,7 +8,10 @@ import torch
 
 from deltafx import _cuda
 
-OPERATORS = ("clear", "collect", "convolve", "depthwise", "pool", "copy", "reduce", "dense_to_delta", "tick")
+OPERATORS = (
+    "clear", "collect", "convolve", "depthwise", "pool", "copy", "reduce", "dense_to_delta", "mark", "finish",
+    "pool_all", "tick",
+)  # fmt: skip
 
 
 def nothing(*args: Any, **kwargs: Any) -> None:

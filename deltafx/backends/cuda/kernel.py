@@ -14,6 +14,7 @@ from torch import Tensor
 from deltafx import _cuda
 from deltafx.backends.compiled import decision, strips_of
 from deltafx.backends.cuda.candidates import Candidates, Marks
+from deltafx.backends.cuda.dense import dense_form
 from deltafx.backends.cuda.tilings import Tilings
 from deltafx.backends.matrix import NoKernel, matrix
 from deltafx.backends.recipe import Flags, Recipe
@@ -76,6 +77,7 @@ class CompiledKernel:
         self.steps = (*self.collect.arguments, *recipe.steps.arguments)
         self.ending = (out, leaf.mask, leaf.tally)
         self.truncation = node.truncation
+        self.dense = dense_form(recipe, leaf, out, plan)
         self.whole: Whole | None = None
         self.tilings: Tilings | None = None
         if recipe.operator == "convolve":
@@ -98,6 +100,24 @@ class CompiledKernel:
             self.arguments = (*self.arguments[:-1], self.whole.matrix(self.out))
             self.whole = None
         self.operator(*self.arguments, *self.steps, forced, refresh, threshold, max_norm, *self.ending)
+
+    @property
+    def marks_itself(self) -> bool:
+        """Whether it does in a dense frame, too: a sparse kernel runs then, which refreshes every pixel."""
+        return self.dense is None
+
+    def prepare(self, plan: Plan) -> None:
+        """Before its dense form is captured."""
+        if self.dense is None:
+            self.flags.all(plan)
+        else:
+            self.dense.prepare()
+
+    def run_densely(self, state: NodeState, plan: Plan) -> None:
+        if self.dense is None:
+            self.launch(self.flags.all(plan), state, plan)
+        else:
+            self.dense()
 
     def take(self, tiling: list[int]) -> None:
         """Convolve with these tiles from now on; a frame that was captured still has others."""

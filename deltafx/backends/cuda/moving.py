@@ -26,12 +26,22 @@ class MovingKernel(views.MovingKernel):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.copies: list[tuple[Tensor, Tensor]] = []
+        self.copies: list[tuple[Tensor, Tensor]] = []  # from where and to where, as matrices
 
     def collector(self, sources: list[tuple[Leaf, str]], window: Window, out: Leaf, plan: Plan) -> Candidates:
         self.marks = Marks.of(plan)
         self.marks.add(out.tally[:COMPUTED_SUM])
         return Candidates(sources, window, out, plan, moves=True)
+
+    marks_itself = False
+
+    def prepare(self, plan: Plan) -> None:
+        """Nothing has to be settled for its dense form."""
+
+    def run_densely(self, state: NodeState, plan: Plan) -> None:
+        streams = state.leaves[0].pixel[0]
+        for source, target in self.copies:
+            operators.finish.default(source, [], [], [], streams, target)
 
     def run(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         refresh = self.flags.of(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from deltafx.backends.cuda import dense
 from deltafx.backends.matrix import NoKernel, matrix_of
 from deltafx.backends.recipe import Product, Recipe
 from deltafx.state import Leaf
@@ -20,19 +21,20 @@ def multiply(p: Product) -> Recipe:
     steps = p.steps
     if p.bias is not None:
         steps.channels("add", p.bias, 1.0)
-    x = matrix_of(p.x)
+    x = matrix_of(p.x) if groups > 1 else filled_up(p.x)
+    tf32 = rounds_to_tf32(p.kind)
+    whole = dense.product(p, x, tf32)
     if groups > 1 and per_group <= NARROW and out <= NARROW:
         by_channel = p.weight.permute(1, 2, 0, 3).flatten(2).contiguous()
-        return Recipe("depthwise", (x, by_channel, *p.window.arguments), [p.source], p.window, steps)
+        return Recipe("depthwise", (x, by_channel, *p.window.arguments), [p.source], p.window, steps, whole)
     if p.window.rows.shape[1] + p.window.columns.shape[1] > WIDEST_WINDOW:
         raise NoKernel(f"a window of more than {WIDEST_WINDOW} rows and columns has no compiled kernel")
     weight = p.weight
     if groups == 1:
-        x = filled_up(p.x)
         weight = torch.nn.functional.pad(weight, (0, 0, 0, x.shape[1] - per_group))
-    exact = p.x.dtype == torch.float32 and not rounds_to_tf32(p.kind)
+    exact = p.x.dtype == torch.float32 and not tf32
     arguments = (x, pack(weight, p.x.dtype), groups, *p.window.arguments, exact)
-    return Recipe("convolve", arguments, [p.source], p.window, steps)
+    return Recipe("convolve", arguments, [p.source], p.window, steps, whole)
 
 
 def filled_up(leaf: Leaf) -> Tensor:

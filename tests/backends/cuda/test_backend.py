@@ -21,6 +21,7 @@ if unavailable("cuda"):
 
 pytestmark = pytest.mark.cuda
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SPARSE = {"dense_switch": False}  # in every frame; tests/backends/cuda/test_parts.py has the others
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +50,7 @@ def test_it_decides_as_the_reference_does(settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_forced_masks_count_the_same_work(dtype: torch.dtype) -> None:
     model = on_device(network(), dtype)
-    dm, reference = (deltafx.convert(model, backend=name) for name in ("cuda", "reference"))
+    dm, reference = (deltafx.convert(model, backend=name, options=SPARSE) for name in ("cuda", "reference"))
     mask = blobs(44, 60, 0.05, size=8)
     mask = torch.stack([mask, mask.flip(0)]).cuda()
     with force_masks(dm, mask), force_masks(reference, mask):
@@ -63,7 +64,7 @@ def test_forced_masks_count_the_same_work(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_stands_in_the_buffers_does_not_depend_on_the_frames_before(dtype: torch.dtype) -> None:
     model = on_device(network(), dtype)
-    dm = deltafx.convert(model, backend="cuda")
+    dm = deltafx.convert(model, backend="cuda", options=SPARSE)
     for picture in frames(dtype=dtype):
         dm(picture)
     fresh = deltafx.convert(model, backend="cuda")
@@ -85,7 +86,8 @@ def test_the_same_frames_give_the_same_bits(dtype: torch.dtype) -> None:
 
 def test_a_pixel_does_not_depend_on_how_many_are_computed_with_it() -> None:
     torch.manual_seed(0)
-    dm = deltafx.convert(nn.Sequential(nn.Conv2d(24, 72, 3, padding=1)).eval().cuda().half(), backend="cuda")
+    model = nn.Sequential(nn.Conv2d(24, 72, 3, padding=1)).eval().cuda().half()
+    dm = deltafx.convert(model, backend="cuda", options=SPARSE)
     x = torch.randn(1, 24, 19, 71, device="cuda", dtype=torch.half)
     whole = dm(x)
     for width in range(1, 71, 3):
@@ -124,7 +126,7 @@ def test_convolutions_of_every_shape(name: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     channels, out, height, width, streams, options = CONVOLUTIONS[name]
     model = nn.Sequential(nn.Conv2d(channels, out, **options), nn.ReLU()).eval().to("cuda", dtype)
-    dm, reference = (deltafx.convert(model, backend=each) for each in ("cuda", "reference"))
+    dm, reference = (deltafx.convert(model, backend=each, options=SPARSE) for each in ("cuda", "reference"))
     x = torch.randn(streams, channels, height, width, device="cuda").to(dtype)
     for place in (0, 0.3, 0.9, 0.95):
         y, z = int(place * height), int(place * width)
@@ -146,7 +148,8 @@ def test_8_bit_frames() -> None:
     imagenet = deltafx.Preprocess(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), swap_channels=True)
     for settings in ({}, {"mode": "balanced"}):
         dm, reference = (
-            deltafx.convert(model, backend=name, preprocess=imagenet, **settings) for name in ("cuda", "reference")
+            deltafx.convert(model, backend=name, preprocess=imagenet, options=SPARSE, **settings)
+            for name in ("cuda", "reference")
         )
         frame = torch.randint(256, (2, 44, 60, 3), dtype=torch.uint8, device="cuda")
         for step in range(5):
@@ -259,7 +262,7 @@ def test_networks_are_as_exact_as_dense_ones_and_forget(name: str, dtype: torch.
 
     exact = on_device(named(name, 128, 128), torch.float64)
     model = on_device(named(name, 128, 128), dtype)
-    dm = deltafx.convert(model, backend="cuda")
+    dm = deltafx.convert(model, backend="cuda", options=SPARSE)
     for number, picture in enumerate(clip(25, 128, 128)):
         picture = picture.to("cuda", dtype)
         with torch.no_grad():

@@ -64,7 +64,7 @@ def test_tuning_is_kept_and_found_again(cache, frames):
 @pytest.mark.parametrize("threshold", [0.0, 0.05])
 def test_every_tiling_computes_the_same(cache, frames, threshold):
     model = network()
-    dm = deltafx.convert(model, backend="cuda", threshold=threshold)
+    dm = deltafx.convert(model, backend="cuda", threshold=threshold, options={"dense_switch": False})
     plain = deltafx.convert(model, backend="reference", threshold=threshold)
     for frame in frames:
         dm(frame), plain(frame)
@@ -82,7 +82,7 @@ def test_every_tiling_computes_the_same(cache, frames, threshold):
 @torch.no_grad()
 def test_a_frame_after_tuning_is_in_full_and_right(cache, frames):
     model = network()
-    dm = deltafx.convert(model, backend="cuda")
+    dm = deltafx.convert(model, backend="cuda", options={"dense_switch": False})
     deltafx.tune(dm, frames)
     for k, frame in enumerate(frames):
         got, want = dm(frame), model(frame)

@@ -1,0 +1,259 @@
+// cuDNN's graph of one convolution: y = clamp(conv(x, w) + residual + bias). PyTorch has operators for it, which allocate what
+// they return; here the result goes to a buffer that exists. Built where PyTorch's cuDNN has its headers.
+#include "cuda_cudnn.h"
+
+#include <pybind11/stl.h>
+
+#ifdef DELTAFX_CUDNN
+
+#include <ATen/cudnn/Handle.h>
+
+#include <array>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace deltafx {
+namespace {
+
+void check(cudnnStatus_t status, const char* what) {
+  if (status != CUDNN_STATUS_SUCCESS)
+    throw std::runtime_error(std::string("cuDNN: ") + what + ": " + cudnnGetErrorString(status));
+}
+
+using Four = std::array<int64_t, 4>;  // N, C, H, W
+using Two = std::array<int64_t, 2>;   // H, W
+
+// A descriptor of cuDNN's backend, which is set attribute by attribute and then finalized.
+class Descriptor {
+ public:
+  Descriptor() = default;
+  explicit Descriptor(cudnnBackendDescriptorType_t type) {
+    cudnnBackendDescriptor_t made = nullptr;
+    check(cudnnBackendCreateDescriptor(type, &made), "a descriptor");
+    held_.reset(made, [](cudnnBackendDescriptor_t d) { cudnnBackendDestroyDescriptor(d); });
+  }
+
+  cudnnBackendDescriptor_t get() const { return held_.get(); }
+
+  Descriptor& set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count, const void* values) {
+    check(cudnnBackendSetAttribute(get(), name, type, count, values), "an attribute");
+    return *this;
+  }
+  template <class T>
+  Descriptor& set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, const T& value) {
+    return set(name, type, 1, &value);
+  }
+  template <size_t N>
+  Descriptor& set(cudnnBackendAttributeName_t name, const std::array<int64_t, N>& values) {
+    return set(name, CUDNN_TYPE_INT64, N, values.data());
+  }
+  Descriptor& set(cudnnBackendAttributeName_t name, const Descriptor& other) {
+    const cudnnBackendDescriptor_t raw = other.get();
+    used_.push_back(other);
+    return set(name, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &raw);
+  }
+  Descriptor& set(cudnnBackendAttributeName_t name, const std::vector<Descriptor>& others) {
+    std::vector<cudnnBackendDescriptor_t> raw;
+    for (const Descriptor& each : others) raw.push_back(each.get());
+    used_.insert(used_.end(), others.begin(), others.end());
+    return set(name, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<int64_t>(raw.size()), raw.data());
+  }
+  Descriptor& finalize(const char* what) {
+    check(cudnnBackendFinalize(get()), what);
+    return *this;
+  }
+
+ private:
+  std::shared_ptr<void> held_;
+  std::vector<Descriptor> used_;  // which must outlive this one
+};
+
+enum Id : int64_t { kX = 1, kW, kBias, kResidual, kY, kBetween };  // what lies between has numbers from here on
+
+Descriptor tensor(int64_t id, const Four& sizes, const Four& strides, cudnnDataType_t dtype, bool between = false) {
+  Descriptor d(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
+  return d.set(CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, dtype)
+      .set(CUDNN_ATTR_TENSOR_DIMENSIONS, sizes)
+      .set(CUDNN_ATTR_TENSOR_STRIDES, strides)
+      .set(CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, id)
+      .set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, int64_t{16})
+      .set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, between)
+      .finalize("a tensor");
+}
+
+Descriptor pointwise(cudnnPointwiseMode_t mode, double highest = std::numeric_limits<double>::infinity()) {
+  Descriptor d(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+  d.set(CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, mode)
+      .set(CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_FLOAT);
+  if (mode == CUDNN_POINTWISE_RELU_FWD) {
+    d.set(CUDNN_ATTR_POINTWISE_NAN_PROPAGATION, CUDNN_TYPE_NAN_PROPOGATION, CUDNN_PROPAGATE_NAN);
+    if (highest < std::numeric_limits<double>::infinity())
+      d.set(CUDNN_ATTR_POINTWISE_RELU_UPPER_CLIP, CUDNN_TYPE_DOUBLE, highest);
+  }
+  return d.finalize("a pointwise operator");
+}
+
+Descriptor apply(const Descriptor& how, const Descriptor& x, const Descriptor* b, const Descriptor& y) {
+  Descriptor d(CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+  d.set(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, how)
+      .set(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x)
+      .set(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
+  if (b != nullptr) d.set(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, *b);
+  return d.finalize("a pointwise operation");
+}
+
+class FusedConvolution {
+ public:
+  // Sizes and strides in elements, in the order of the dimensions N, C, H, W; the weight is as long in all four. `highest` is
+  // where the result is cut off above, infinity for none; without `cut` it is not cut off below 0 either.
+  FusedConvolution(bool bfloat16, const Four& x, const Four& x_strides, const Four& weight, const Four& w_strides,
+                   const Four& y, const Four& y_strides, const std::optional<Four>& residual_strides, bool bias,
+                   const Two& padding, const Two& stride, const Two& dilation, bool cut, double highest)
+      : bias_(bias), residual_(residual_strides) {
+    const cudnnDataType_t dtype = bfloat16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_HALF;
+    std::vector<Descriptor> operations;
+    int64_t next = kBetween, left = 1 + bias + residual_ + cut;
+    // What the next operation writes: the result, if it is the last one.
+    const auto written = [&] {
+      return --left == 0 ? tensor(kY, y, y_strides, dtype) : tensor(next++, y, y_strides, CUDNN_DATA_FLOAT, true);
+    };
+    Descriptor convolution(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+    convolution.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_FLOAT)
+        .set(CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, CUDNN_CROSS_CORRELATION)
+        .set(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, CUDNN_TYPE_INT64, int64_t{2})
+        .set(CUDNN_ATTR_CONVOLUTION_DILATIONS, dilation)
+        .set(CUDNN_ATTR_CONVOLUTION_FILTER_STRIDES, stride)
+        .set(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, padding)
+        .set(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, padding)
+        .finalize("a convolution");
+    Descriptor value = written();
+    Descriptor operation(CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
+    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, convolution)
+        .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, tensor(kX, x, x_strides, dtype))
+        .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, tensor(kW, weight, w_strides, dtype))
+        .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, value)
+        .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_TYPE_FLOAT, 1.0f)
+        .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_FLOAT, 0.0f)
+        .finalize("a convolution's operation");
+    operations.push_back(operation);
+    const auto add = [&](const Descriptor& other) {
+      const Descriptor sum = written();
+      operations.push_back(apply(pointwise(CUDNN_POINTWISE_ADD), value, &other, sum));
+      value = sum;
+    };
+    if (residual_) add(tensor(kResidual, y, *residual_strides, dtype));
+    if (bias_) add(tensor(kBias, {1, y[1], 1, 1}, {y[1], 1, y[1], y[1]}, dtype));
+    if (cut) {
+      const Descriptor result = written();
+      operations.push_back(apply(pointwise(CUDNN_POINTWISE_RELU_FWD, highest), value, nullptr, result));
+    }
+    propose(operations);
+  }
+
+  // How many ways to compute it cuDNN knows, the best that it expects first; and taking one of them, if it works.
+  int ways() const { return static_cast<int>(found_.size()); }
+  bool take(int way) {
+    Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+    plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, at::native::getCudnnHandle())
+        .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, found_.at(way));
+    if (cudnnBackendFinalize(plan.get()) != CUDNN_STATUS_SUCCESS) return false;
+    int64_t got = 0;
+    check(cudnnBackendGetAttribute(plan.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got,
+                                   &workspace_), "a workspace");
+    plan_ = plan;
+    return true;
+  }
+
+  int64_t workspace() const { return workspace_; }
+
+  void run(uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t residual, uintptr_t y, uintptr_t workspace) const {
+    std::vector<int64_t> ids{kX, kW, kY};
+    std::vector<void*> places{at(x), at(weight), at(y)};
+    if (bias_) ids.push_back(kBias), places.push_back(at(bias));
+    if (residual_) ids.push_back(kResidual), places.push_back(at(residual));
+    Descriptor given(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
+    const auto count = static_cast<int64_t>(ids.size());
+    given.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, places.data())
+        .set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, ids.data())
+        .set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, at(workspace))
+        .finalize("its tensors");
+    check(cudnnBackendExecute(at::native::getCudnnHandle(), plan_.get(), given.get()), "a fused convolution");
+  }
+
+ private:
+  static void* at(uintptr_t address) { return reinterpret_cast<void*>(address); }
+
+  // What cuDNN's heuristic proposes and gives the same bits every time.
+  void propose(const std::vector<Descriptor>& operations) {
+    cudnnHandle_t handle = at::native::getCudnnHandle();
+    graph_ = Descriptor(CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+    graph_.set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, handle)
+        .set(CUDNN_ATTR_OPERATIONGRAPH_OPS, operations)
+        .finalize("a graph");
+    Descriptor heuristic(CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+    heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph_)
+        .set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, CUDNN_HEUR_MODE_A)
+        .finalize("a heuristic");
+    constexpr int kMost = 16;
+    std::vector<Descriptor> proposed;
+    std::vector<cudnnBackendDescriptor_t> raw;
+    for (int k = 0; k < kMost; ++k) {
+      proposed.emplace_back(CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+      raw.push_back(proposed.back().get());
+    }
+    int64_t count = 0;
+    check(cudnnBackendGetAttribute(heuristic.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, kMost,
+                                   &count, raw.data()), "engines");
+    for (int64_t k = 0; k < count && k < kMost; ++k)
+      if (!varies(proposed[k])) found_.push_back(proposed[k]);
+  }
+
+  static bool varies(const Descriptor& config) {
+    const Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+    cudnnBackendDescriptor_t raw = engine.get();
+    int64_t count = 0;
+    check(cudnnBackendGetAttribute(config.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &raw),
+          "an engine");
+    std::array<cudnnBackendNumericalNote_t, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> notes{};
+    check(cudnnBackendGetAttribute(raw, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, notes.size(), &count,
+                                   notes.data()), "notes");
+    for (int64_t k = 0; k < count; ++k)
+      if (notes[k] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) return true;
+    return false;
+  }
+
+  bool bias_, residual_;
+  Descriptor graph_, plan_;
+  std::vector<Descriptor> found_;
+  int64_t workspace_ = 0;
+};
+
+}  // namespace
+
+void bind_cudnn(pybind11::module_& m) {
+  namespace py = pybind11;
+  m.attr("has_cudnn") = true;
+  py::class_<FusedConvolution>(m, "FusedConvolution", "clamp(conv(x, weight) + residual + bias), to memory that exists.")
+      .def(py::init<bool, const Four&, const Four&, const Four&, const Four&, const Four&, const Four&,
+                    const std::optional<Four>&, bool, const Two&, const Two&, const Two&, bool, double>(),
+           py::kw_only(), py::arg("bfloat16"), py::arg("x"), py::arg("x_strides"), py::arg("weight"), py::arg("w_strides"),
+           py::arg("y"), py::arg("y_strides"), py::arg("residual_strides"), py::arg("bias"), py::arg("padding"),
+           py::arg("stride"), py::arg("dilation"), py::arg("cut"), py::arg("highest"))
+      .def_property_readonly("ways", &FusedConvolution::ways, "How many cuDNN proposes, the best that it expects first.")
+      .def("take", &FusedConvolution::take, py::arg("way"), "Compute in this way from now on; False if it does not work.")
+      .def_property_readonly("workspace", &FusedConvolution::workspace, "Bytes of scratch.")
+      .def("run", &FusedConvolution::run, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("y"),
+           py::arg("workspace"), "On the current stream, with the addresses of its tensors; 0 for those that it has not.");
+}
+
+}  // namespace deltafx
+
+#else
+
+void deltafx::bind_cudnn(pybind11::module_& m) { m.attr("has_cudnn") = false; }
+
+#endif

@@ -1,0 +1,153 @@
+"""Convolutions that cuDNN computes, and ends with bias, residual and activation by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deltafx import _cuda
+from deltafx.backends.cuda.ending import Ending
+from deltafx.backends.recipe import Product
+from deltafx.ops import Conv
+
+cudnn_convolution = torch.ops.aten.cudnn_convolution.out
+
+LEAST_CHANNELS = 3  # with fewer, strides do not tell in which order the dimensions of a tensor lie
+FUSED = (torch.float16, torch.bfloat16)  # dtypes of convolutions that cuDNN ends by itself
+ALIGNMENT = 16  # bytes, of what it reads and writes
+TRIED, TIMED = 5, 3  # ways to compute a convolution, and calls of each, with `torch.backends.cudnn.benchmark`
+
+
+@dataclass(frozen=True, eq=False)
+class Convolution:
+    """As cuDNN takes it: `[N, C, H, W]`, channels last. It chooses how, as it does for every other network."""
+
+    x: Tensor
+    weight: Tensor
+    padding: list[int]
+    stride: list[int]
+    dilation: list[int]
+    groups: int
+    allow_tf32: bool
+
+    @classmethod
+    def of(cls, p: Product, filled_up: Tensor, allow_tf32: bool) -> Convolution | None:
+        """None where cuDNN has none. `filled_up` is the input's matrix, with what its buffer is filled up with."""
+        op, x = p.whole, p.x.value
+        assert x is not None
+        if type(op) is not Conv or op.rank != 2 or op.padding_mode != "constant" or x.shape[1] < LEAST_CHANNELS:
+            return None
+        if any(before != after for before, after in op.padding):
+            return None
+        weight = op.weight.detach()
+        if op.groups == 1:
+            streams, channels, rows, columns = x.shape
+            x = filled_up.unflatten(0, (streams, rows, columns)).permute(0, 3, 1, 2)
+            weight = torch.nn.functional.pad(weight, (0, 0, 0, 0, 0, x.shape[1] - channels))
+        weight = weight.to(x.device, x.dtype).contiguous(memory_format=torch.channels_last)
+        padding = [before for before, _ in op.padding]
+        return cls(x, weight, padding, list(op.stride), list(op.dilation), op.groups, allow_tf32)
+
+    def __call__(self, into: Tensor) -> None:
+        """Write the whole result, without bias."""
+        benchmark = torch.backends.cudnn.benchmark
+        shape = (self.padding, self.stride, self.dilation, self.groups)
+        cudnn_convolution(self.x, self.weight, *shape, benchmark, True, self.allow_tf32, out=into)
+
+    def fused(self, ending: Ending, into: Tensor, known: dict[str, Engine]) -> FusedConvolution | None:
+        """What writes the whole result with its ending; None where cuDNN has none. Those of one form are one."""
+        tensors = [self.x, self.weight, into, *([ending.residual] if ending.residual is not None else [])]
+        if not _cuda.has_cudnn or self.groups != 1 or self.x.dtype not in FUSED or not all(map(is_aligned, tensors)):
+            return None
+        form = {
+            "bfloat16": self.x.dtype == torch.bfloat16,
+            "x": list(self.x.shape), "x_strides": list(self.x.stride()),
+            "weight": list(self.weight.shape), "w_strides": strides_of(self.weight),
+            "y": list(into.shape), "y_strides": strides_of(into),
+            "residual_strides": None if ending.residual is None else list(ending.residual.stride()),
+            "bias": ending.bias is not None, "padding": self.padding, "stride": self.stride, "dilation": self.dilation,
+            "cut": ending.cut, "highest": ending.highest,
+        }  # fmt: skip
+        if str(form) not in known:
+            known[str(form)] = Engine(form)
+        engine = known[str(form)]
+        return None if engine.compiled is None else FusedConvolution(self, ending, engine)
+
+
+class Engine:
+    """How cuDNN computes fused convolutions of one form; `works` is settled when the first of them is prepared."""
+
+    def __init__(self, form: dict[str, Any]):
+        self.compiled: Any = None
+        self.works: bool | None = None
+        with contextlib.suppress(RuntimeError):  # cuDNN's heuristic has nothing for it
+            self.compiled = _cuda.FusedConvolution(**form)
+
+    def settle(self, run: Callable[[], None], otherwise: Callable[[], None]) -> bool:
+        """Take one of its ways to compute it: the first that works or, if ways are tried, the fastest.
+
+        False if none works, or none beats `otherwise`.
+        """
+        if self.works is None:
+            tries = torch.backends.cudnn.benchmark
+            ways = (way for way in range(self.compiled.ways) if self.compiled.take(way))
+            times = {way: milliseconds(run) if tries else 0.0 for way in itertools.islice(ways, TRIED if tries else 1)}
+            best = min(times, key=times.__getitem__, default=None)
+            self.works = best is not None and not (tries and milliseconds(otherwise) < times[best])
+            if best is not None:
+                self.compiled.take(best)
+        return self.works
+
+
+class FusedConvolution:
+    """A convolution with its ending, on its tensors."""
+
+    def __init__(self, convolution: Convolution, ending: Ending, engine: Engine):
+        self.engine = engine
+        self.addresses = {
+            name: 0 if tensor is None else tensor.data_ptr()
+            for name, tensor in {
+                "x": convolution.x, "weight": convolution.weight, "bias": ending.bias, "residual": ending.residual,
+            }.items()
+        }  # fmt: skip
+        self.kept = (convolution, ending)
+
+    def settle(self, into: Tensor, otherwise: Callable[[], None]) -> bool:
+        """Whether there is a way to compute it that beats `otherwise`; it is taken."""
+        return self.engine.settle(lambda: self(into, self.workspace(into.device)), otherwise)
+
+    def workspace(self, device: torch.device) -> Tensor:
+        return torch.empty(max(1, self.engine.compiled.workspace), dtype=torch.uint8, device=device)
+
+    def __call__(self, into: Tensor, workspace: Tensor) -> None:
+        self.engine.compiled.run(**self.addresses, y=into.data_ptr(), workspace=workspace.data_ptr())
+
+
+def milliseconds(call: Callable[[], None]) -> float:
+    """The shortest of some calls. Waits for the device."""
+    times = []
+    for _ in range(1 + TIMED):
+        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begin.record()
+        call()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end))
+    return min(times[1:])
+
+
+def is_aligned(tensor: Tensor) -> bool:
+    places = [tensor.data_ptr(), *(step * tensor.itemsize for step in tensor.stride() if step != 1)]
+    return all(place % ALIGNMENT == 0 for place in places)
+
+
+def strides_of(tensor: Tensor) -> list[int]:
+    """With channels last, also where a dimension has one element, whose stride PyTorch leaves open."""
+    _, c, h, w = tensor.shape
+    return [h * w * c, 1, w * c, c]

@@ -1,0 +1,283 @@
+"""Frames in which nothing changed, few pixels did, or most: the device takes the form, and none is less exact."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import deltafx
+from deltafx.backends import unavailable
+from deltafx.measure import relative_error, tensors_of
+from deltafx.state import COMPUTED, FRAMES, UPDATED
+from tests.backends.agreement import assert_agree, in_dtype
+from tests.backends.network import network
+from tests.ops.test_operators import SAMPLES, as_model, clip, run
+
+if unavailable("cuda"):
+    pytest.skip(f"CUDA backend: {unavailable('cuda')}", allow_module_level=True)
+
+from deltafx.backends.cuda import parts
+from deltafx.backends.cuda.parts import DENSE, REST, SPARSE
+from tests.backends.cuda.test_backend import CONVOLUTIONS, DTYPES, on_device
+
+if not parts._cuda.has_choices():
+    pytest.skip("graphs choose from CUDA 12.8 on", allow_module_level=True)
+
+pytestmark = [pytest.mark.cuda, pytest.mark.filterwarnings("ignore:Using padding='same'")]
+NOTHING, FEW, MANY = range(3)
+# Of what changes between two frames; the first two are not captured.
+COURSE = (MANY, FEW, FEW, NOTHING, NOTHING, MANY, MANY, FEW, NOTHING, MANY, NOTHING, FEW, FEW, MANY, FEW)
+FORM = {NOTHING: REST, FEW: SPARSE, MANY: DENSE}
+
+
+@pytest.fixture(autouse=True)
+def _exact_float32(monkeypatch: Any) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, "allow_tf32", False)
+
+
+@pytest.fixture(params=[1, 3], ids=["one part", "three parts"])
+def count(request: Any, monkeypatch: Any) -> int:
+    """Parts of a frame; half of what one reads is many."""
+    choose(monkeypatch, 0.5, request.param)
+    return request.param
+
+
+def choose(monkeypatch: Any, share: float, count: int = 1) -> None:
+    def split(calls: Any, plan: Any) -> list[Any]:
+        each = -(-len(calls) // count)
+        return [calls[at : at + each] for at in range(0, len(calls), each)]
+
+    monkeypatch.setattr(parts, "split", split)
+    monkeypatch.setattr(parts, "updated_share", lambda calls, plan: share)
+
+
+def course(dtype: torch.dtype = torch.float32, course: Any = COURSE) -> list[Tensor]:
+    torch.manual_seed(0)
+    x, frames = torch.randn(2, 3, 44, 60), []
+    for change in course:
+        if change == MANY:
+            x = torch.randn(2, 3, 44, 60)
+        if change == FEW:
+            x[1, :, 12:16, 20:26] = torch.randn(3, 4, 6)
+        frames.append(x.to("cuda", dtype, copy=True))
+    return frames
+
+
+def plan_of(dm: Any) -> Any:
+    return dm.runtime.plans[0]
+
+
+def choices(dm: Any) -> list[int]:
+    return plan_of(dm).frame_graph.graph.choices
+
+
+def inner_leaves(dm: Any) -> list[Any]:
+    plan = plan_of(dm)
+    return [leaf for module, _ in plan.frame_graph.inner for leaf in plan.nodes[module.path].leaves]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_alternating_forms_are_as_exact_as_the_dense_network(dtype: torch.dtype, count: int) -> None:
+    model = on_device(network(), dtype)
+    exact = copy.deepcopy(model).double()
+    dm = deltafx.convert(model, backend="cuda")
+    for number, (change, picture) in enumerate(zip(COURSE, course(dtype), strict=True)):
+        if number == 7:
+            deltafx.reset(dm, streams=[0])  # half of the pixels
+        got, want, dense = (tensors_of(each) for each in (dm(picture), exact(picture.double()), model(picture)))
+        assert relative_error(got, want) <= 3 * relative_error(dense, want) + 1e-6, f"frame {number}"
+        if number >= 2:
+            first, *others = choices(dm)
+            assert first == (DENSE if number == 7 else FORM[change]), f"frame {number}"
+            assert first == SPARSE or all(other == first for other in others)
+    assert len(choices(dm)) == count
+
+
+def test_what_is_left_is_that_of_a_frame_in_which_all_or_nothing_was_computed(count: int) -> None:
+    dm = deltafx.convert(on_device(network()), backend="cuda")
+    held: list[Tensor] = []
+    for number, (change, picture) in enumerate(zip(COURSE, course(), strict=True)):
+        dm(picture)
+        if number < 2:
+            continue
+        for leaf in inner_leaves(dm):
+            tally = leaf.tally.tolist()
+            assert tally[FRAMES] == number + 1
+            assert leaf.mask.sum().item() == tally[UPDATED]
+            if change == MANY:
+                assert tally[COMPUTED] == tally[UPDATED] == leaf.pixels
+            if change == NOTHING:
+                assert tally[COMPUTED] == tally[UPDATED] == 0
+        values = [leaf.value.clone() for leaf in inner_leaves(dm)]
+        assert change != NOTHING or all(torch.equal(a, b) for a, b in zip(values, held, strict=True))
+        held = values
+    sums = [leaf.tally.tolist()[UPDATED + 2] for leaf in inner_leaves(dm)]
+    assert all(leaf.pixels * COURSE.count(MANY) <= total for leaf, total in zip(inner_leaves(dm), sums, strict=True))
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"threshold": 0.3},
+    {"threshold": 0.3, "norm": "max"},
+    {"threshold": 0.1, "refresh_every": 5},
+    {"input_gate": deltafx.InputGate(9, window=3, dilation=2, grey_level=0.02), "threshold": 0.1},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_a_dense_frame_withholds_nothing_but_what_the_gate_did(settings: dict[str, Any], count: int) -> None:
+    """Which is the network's result for what was propagated of the frame."""
+    model = on_device(network())
+    dm = deltafx.convert(model, backend="cuda", **settings)
+    for number, (change, picture) in enumerate(zip(COURSE, course(), strict=True)):
+        got = dm(picture)
+        if number >= 2 and change == MANY:
+            assert set(choices(dm)) == {DENSE}
+            seen = plan_of(dm).inputs[0].leaves[0].value
+            assert relative_error(list(got), list(model(seen))) < 1e-5, f"frame {number}"
+            assert all(leaf.mask.all() for leaf in inner_leaves(dm))
+
+
+def test_what_is_withheld_early_lets_the_later_parts_rest(monkeypatch: Any) -> None:
+    choose(monkeypatch, 0.9, 4)
+    dm = deltafx.convert(on_device(network()), backend="cuda", threshold=deltafx.absolute(1e6))
+    for picture in course(course=(MANY, FEW, FEW, FEW)):
+        dm(picture)
+    assert choices(dm) == [SPARSE, REST, REST, REST]
+
+
+def test_a_background_refresh_goes_on_while_nothing_changes(count: int) -> None:
+    model = on_device(network())
+    dm = deltafx.convert(model, backend="cuda", threshold=deltafx.absolute(0.5), refresh_within=10)
+    frames = course(course=(MANY, FEW, FEW, *[NOTHING] * 22))
+    seen = []
+    for number, picture in enumerate(frames):
+        got = dm(picture)
+        if number >= 4:
+            seen.append(choices(dm)[0])
+    assert any(form != REST for form in seen)
+    assert relative_error(list(got), list(model(picture))) < 1e-5
+
+
+def test_without_the_switch_there_are_no_dense_frames(count: int) -> None:
+    model = on_device(network())
+    dm = deltafx.convert(model, backend="cuda", options={"dense_switch": False})
+    for number, (change, picture) in enumerate(zip(COURSE, course(), strict=True)):
+        dm(picture)
+        assert number < 2 or choices(dm)[0] == (REST if change == NOTHING else SPARSE)
+    fresh = deltafx.convert(model, backend="cuda")
+    assert relative_error(list(dm(picture)), list(fresh(picture))) == 0
+
+
+def test_the_same_frames_give_the_same_choices_and_bits(count: int) -> None:
+    model, courses = on_device(network(), torch.float16), []
+    for _ in range(2):
+        dm = deltafx.convert(model, backend="cuda", threshold=0.1)
+        courses.append([])
+        for number, picture in enumerate(course(torch.float16)):
+            got = tensors_of(dm(picture))
+            courses[-1].append((got, choices(dm) if number >= 2 else None))
+    for (a, first), (b, second) in zip(*courses, strict=True):
+        assert first == second
+        assert relative_error(a, b) == 0
+
+
+def test_no_form_waits_for_the_device_or_allocates(count: int) -> None:
+    dm = deltafx.convert(on_device(network(), torch.float16), backend="cuda", options={"copy_outputs": False})
+    frames = course(torch.float16)
+    for picture in frames[:4]:
+        dm(picture)
+    before = torch.cuda.memory_stats()["allocation.all.allocated"]
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for picture in frames[4:]:
+            dm(picture)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.memory_stats()["allocation.all.allocated"] == before
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bad_frame_is_gone_after_the_next_good_one(dtype: torch.dtype, count: int) -> None:
+    """Also from the zeros that fill up odd channels, which cuDNN reads."""
+    layers = [nn.Conv2d(3, 13, 3, padding=1), nn.ReLU(), nn.Conv2d(13, 16, 3), nn.ReLU(), nn.Conv2d(16, 5, 3)]
+    model = on_device(nn.Sequential(*layers).eval(), dtype)
+    dm = deltafx.convert(model, backend="cuda")
+    *frames, bad, last = course(dtype, course=(MANY, MANY, MANY, MANY, MANY))
+    bad[0, 0, 10, 10] = float("nan")
+    for picture in frames:
+        dm(picture)
+    assert torch.equal(dm(bad).isnan(), model(bad).isnan())
+    assert relative_error([dm(last)], [model(last)]) < (1e-5 if dtype == torch.float32 else 1e-2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_dense_convolutions_of_every_shape(name: str, dtype: torch.dtype, monkeypatch: Any) -> None:
+    choose(monkeypatch, 0.0)
+    torch.manual_seed(0)
+    channels, out, height, width, streams, options = CONVOLUTIONS[name]
+    model = nn.Sequential(nn.Conv2d(channels, out, **options), nn.ReLU()).eval().to("cuda", dtype)
+    dm = deltafx.convert(model, backend="cuda")
+    exact = copy.deepcopy(model).double()
+    for _ in range(4):
+        x = torch.randn(streams, channels, height, width, device="cuda").to(dtype)
+        got, want, dense = dm(x), exact(x.double()), model(x)
+        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6
+    assert choices(dm) == [DENSE]
+
+
+class Endings(nn.Module):
+    """Convolutions that end in every way that cuDNN is asked for, and in others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(3 if k == 0 else 16, 16, 3, padding=1, bias=k != 2) for k in range(7)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two, three, four, five, six, seven = self.convolutions
+        x = one(x)
+        y = two(x).relu()
+        z = (three(y) + x).relu()
+        z = nn.functional.relu6(four(z) + y)
+        z = five(z) + x
+        return six(z).relu() + seven(z).sigmoid()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_dense_convolutions_with_every_ending(dtype: torch.dtype, monkeypatch: Any) -> None:
+    choose(monkeypatch, 0.0)
+    model = on_device(Endings().eval(), dtype)
+    dm, exact = deltafx.convert(model, backend="cuda"), copy.deepcopy(model).double()
+    for picture in course(dtype, (MANY,) * 4):
+        got, want, dense = dm(picture), exact(picture.double()), model(picture)
+        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6
+    assert choices(dm) == [DENSE]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SAMPLES)
+def test_dense_forms_agree_with_the_reference(name: str, dtype: torch.dtype, monkeypatch: Any) -> None:
+    choose(monkeypatch, 0.0)
+    model, frames = in_dtype(as_model(SAMPLES[name]), clip(SAMPLES[name]), dtype)
+    model, frames = copy.deepcopy(model).to("cuda"), [tuple(x.to("cuda") for x in frame) for frame in frames]
+    try:
+        run(model, frames[0])
+        reference = deltafx.convert(model, backend="reference")
+        run(reference, frames[0])
+    except (RuntimeError, TypeError, deltafx.FrameError) as error:  # a constant in the function stays float32, or here
+        pytest.skip(f"in {dtype}: {error}")
+    dm = deltafx.convert(model, backend="cuda")
+    run(dm, frames[0])
+    if not plan_of(dm).captures:
+        pytest.skip("it has no compiled kernel")
+    for number, frame in enumerate(frames):
+        for a, b in zip(run(dm, frame), run(reference, frame), strict=True):
+            assert_agree(a, b, f"frame {number}")
