@@ -97,8 +97,8 @@ class FrameGraph:
         collects = gc.isenabled()
         gc.disable()  # an older graph that is freed meanwhile would break the capture
         try:
-            parts = importlib.import_module("deltafx.backends.cuda.parts")
-            self.graph = parts.capture(self.inner, self.plan, timed)
+            with timed:
+                self.graph = importlib.import_module("deltafx.backends.cuda.parts").capture(self.inner, self.plan)
         except BaseException:
             self.plan.frame_graph = None
             raise

@@ -75,11 +75,9 @@ class DeviceTimer:
         return self.free.pop() if self.free else torch.cuda.Event(enable_timing=True)
 
     @contextlib.contextmanager
-    def capture(self, times: GraphTimes, begins: bool = True) -> Iterator[None]:
-        """Within it, nodes are captured, not run; `begins`: with it begins the frame, not a later part of it."""
+    def capture(self, times: GraphTimes) -> Iterator[None]:
+        """Within it, nodes are captured, not run. What is captured first calls `begin`."""
         self.capturing = times
-        if begins:
-            times.begin()
         try:
             yield
         finally:
@@ -123,6 +121,11 @@ def named_range(path: str) -> Iterator[None]:
         yield
     finally:
         torch.cuda.nvtx.range_pop()
+
+
+def captured_times(timer: HostTimer | DeviceTimer | None) -> GraphTimes | None:
+    """Those of the frame that is being captured, with profiling."""
+    return timer.capturing if isinstance(timer, DeviceTimer) else None
 
 
 def timer_for(device: torch.device) -> HostTimer | DeviceTimer:

@@ -150,6 +150,7 @@ def captured(timer, states=None):
     states = states or [NodeState("a"), NodeState("b")]
     times = Ticking(states)
     with timer.capture(times):
+        times.begin()
         assert [timer.run(state, abs, -1) for state in states] == [1, 1]
     assert times.captured == [(0, 1), (1, 1), (2, 1)]
     return times, states
@@ -199,6 +200,7 @@ def test_nodes_that_take_no_time_are_marked_together(timer):
     states = [NodeState(name) for name in "abc"]
     times = Ticking(states)
     with timer.capture(times):
+        times.begin()
         timer.run(states[0], abs, 1)
         times.mark(states[1], 2)
     replay(timer, times, 3_000_000, 1_000_000)

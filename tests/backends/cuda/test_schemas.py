@@ -16,6 +16,7 @@ from tests.backends.schemas import Everything, Record, copied, names_of, replace
 if unavailable("cuda"):
     pytest.skip(f"CUDA backend: {unavailable('cuda')}", allow_module_level=True)
 from deltafx.backends.cuda.fake import OPERATORS
+from deltafx.backends.cuda.parts import pieces
 
 pytestmark = pytest.mark.cuda
 
@@ -31,20 +32,23 @@ class Joined(Everything):
 @pytest.fixture(scope="module")
 def calls() -> Iterator[dict[str, tuple]]:
     torch.manual_seed(0)
-    model = Joined().eval().cuda()
-    dm = deltafx.convert(model, backend="cuda", threshold=0.1, options={"cuda_graph": False})
+    dm = deltafx.convert(Joined().eval().cuda(), backend="cuda", threshold=0.1, options={"cuda_graph": False})
     first = torch.randn(2, 3, 17, 19, device="cuda")
     dm(first)
     first[1, :, 4:9, 5] += 1
+    plan = dm.runtime.plans[0]
+    inner = [state for state in plan.nodes.values() if hasattr(state.kernel, "run_densely")]
+    for state in inner:
+        state.kernel.prepare(plan)
     with Record("deltafx_cuda") as record:
         dm(first)
-    captured = deltafx.convert(model, backend="cuda", threshold=0.1)
-    captured(first)
-    with Record("deltafx_cuda") as dense:  # what only the dense forms of a captured frame call
-        for _ in range(3):
-            captured(first)
-    yield {**dense.calls, **record.calls, "tick": (torch.zeros(2, 3, dtype=torch.int64, device="cuda"), 1, 1)}
-    del dm, captured  # whose memory the arguments of `clear` and `mark` name
+        for state in inner:  # as in a frame in which most has changed
+            state.kernel.run_densely(state, plan)
+    counted = torch.zeros(0, 2, dtype=torch.int64, device="cuda")
+    marked = (pieces([leaf for state in inner for leaf in state.leaves], plan.stale.device), 0, counted)
+    ticked = (torch.zeros(2, 3, dtype=torch.int64, device="cuda"), 1, 1)
+    yield {**record.calls, "mark": marked, "tick": ticked}
+    del dm  # whose memory the arguments of `clear` and `mark` name
 
 
 def operator(name: str) -> Any:
