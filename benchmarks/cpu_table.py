@@ -86,18 +86,24 @@ def of_network(result: dict[str, Any], float32: Sequence[str]) -> list[str]:
     return [*lines, *table([*head, *more], rows), ""]
 
 
-def write_tables(folder: Path, float32: Sequence[str]) -> None:
-    """Writes `folder`.md."""
+def tables(folder: Path, float32: Sequence[str]) -> str:
+    """Markdown of what is in a folder; nothing where that is empty."""
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"), key=lambda p: p.stat().st_mtime)]
     if not results:
-        return
+        return ""
     lines = [f"* {key}: {results[0][key]}" for key in FACTS] + [""]
     for result in results:
         lines += of_network(result, float32)
     pictures = [f"![{path.stem.replace('_', ' ')}]({folder.name}/{path.name})" for path in sorted(folder.glob("*.png"))]
-    text = "\n".join([*lines, *pictures, ""])
-    folder.with_suffix(".md").write_text(text)
-    print(text)
+    return "\n".join([*lines, *pictures, ""])
+
+
+def write_tables(folder: Path, float32: Sequence[str]) -> None:
+    """Writes `folder`.md."""
+    text = tables(folder, float32)
+    if text:
+        folder.with_suffix(".md").write_text(text)
+        print(text)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

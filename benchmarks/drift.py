@@ -1,4 +1,5 @@
-"""Whether errors grow: a looped noisy clip, 20,000 frames, through a network of six layers, in every dtype and payload.
+"""Whether errors grow: a looped noisy clip, 20,000 frames, through a network of six layers, in every dtype and payload;
+NanoDet on a street clip; and whether a slow fade arrives.
 
 Run as `python -m benchmarks.drift`; see README.md. A shorter run is a test (tests/test_drift.py).
 """
@@ -24,6 +25,14 @@ from deltafx.video import read_frames
 
 LOOP, EARLY = 25, 500  # frames of the clip; frames after which the error is looked at first
 STREET_LOOP, NANODET_FRAMES = 100, 1000
+FADE, FADE_FRAMES, FADED = 0.2, 1000, 0.225 * 255  # grey levels a frame; frames; levels to a unit of normalised frames
+MODES = ("balanced", "fast")
+FADES: dict[str, dict[str, Any]] = {
+    "balanced": {"mode": "balanced"},
+    "fast": {"mode": "fast"},
+    "fast, refresh_touched=20": {"mode": "fast", "refresh_touched": 20},
+    "fast, refresh_within=40": {"mode": "fast", "refresh_within": 40},
+}
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 WITHHELD = {"threshold": 0.1, "input_gate": deltafx.InputGate(6)}
 # Differences add up their rounding: the paper's form needs a refresh now and then, in half precision soon.
@@ -70,11 +79,36 @@ def run(
     return {"early": early, "late": late}
 
 
-def run_nanodet(folder: Path, frames: int) -> dict[str, float]:
-    """The same for NanoDet in mode "balanced", over the first frames of a street clip, again and again."""
+def run_fade(settings: dict[str, Any], frames: int = FADE_FRAMES, size: int = 96) -> dict[str, float]:
+    """A picture without noise that becomes brighter, far below every threshold from frame to frame.
+
+    The largest relative error in the second quarter, and in the last: by then the fade is twice as long. And what it
+    would be in the end, had nothing arrived.
+    """
+    model, start = network(), clip(size)[0]
+    dm = deltafx.convert(model, **settings)
+    silence(dm)
+    errors = []
+    for number in range(frames):
+        frame = start + number * FADE / FADED
+        got = dm(frame)
+        with torch.no_grad():
+            want = model(frame)
+        errors.append(relative_error([got], [want]))
+    with torch.no_grad():
+        withheld = relative_error([model(start)], [want])
+    return {
+        "early": max(errors[frames // 4 : frames // 2]),
+        "late": max(errors[3 * frames // 4 :]),
+        "withheld": withheld,
+    }
+
+
+def run_nanodet(folder: Path, mode: str, frames: int) -> dict[str, float]:
+    """The largest error of a loop for NanoDet, over the first frames of a street clip, again and again."""
     network = nanodet.load(folder)
     shown = list(read_frames(folder / "vtest.avi", STREET_LOOP))
-    dm = deltafx.convert(network.model, mode="balanced", preprocess=network.preprocess)
+    dm = deltafx.convert(network.model, mode=mode, preprocess=network.preprocess)
     silence(dm)
     early = late = 0.0
     for number in range(frames):
@@ -87,36 +121,66 @@ def run_nanodet(folder: Path, frames: int) -> dict[str, float]:
     return {"early": early, "late": late}
 
 
+def table(found: dict[str, Any]) -> str:
+    lines = []
+
+    def add(title: str, part: str, head: list[str], rows: list[list[Any]]) -> None:
+        facts = {key: value for key, value in found[part].items() if key != "results"}
+        lines.extend(["", f"## {title}", "", *(f"* {key}: {value}" for key, value in facts.items()), ""])
+        lines.extend([f"| {' | '.join(head)} |", "|---" * len(head) + "|"])
+        lines.extend(
+            f"| {' | '.join(each if isinstance(each, str) else f'{each:.3e}' for each in row)} |" for row in rows
+        )
+
+    if "loop" in found:
+        rows = [[*(row[key] for key in ("dtype", "payload", "early", "late"))] for row in found["loop"]["results"]]
+        for row in rows:
+            row.insert(2, str(SETTINGS[row[1]].get("refresh_every", "never")))
+        head = ["dtype", "payload", "computed in full every", f"error up to frame {EARLY}", "at the end"]
+        add("A looped noisy clip, six layers, 96x96", "loop", head, rows)
+    if "nanodet" in found:
+        head = ["mode", f"error up to frame {EARLY}", "at the end"]
+        rows = [[row["mode"], row["early"], row["late"]] for row in found["nanodet"]["results"]]
+        add(f"NanoDet, {STREET_LOOP} frames of a street clip again and again", "nanodet", head, rows)
+    if "fade" in found:
+        head = ["settings", "largest error in the second quarter", "in the last", "had nothing arrived"]
+        rows = [[row["settings"], row["early"], row["late"], row["withheld"]] for row in found["fade"]["results"]]
+        add(f"A slow fade, {FADE:g} grey levels a frame, six layers, 96x96", "fade", head, rows)
+    return "\n".join(lines).lstrip() + "\n"
+
+
 def main(
     data: Annotated[
-        Path | None,
-        typer.Option(help="a folder with vtest.avi and nanodet_g_576x768.onnx: NanoDet alone, 1,000 frames"),
+        Path | None, typer.Option(help="a folder with vtest.avi and nanodet_g_576x768.onnx, for NanoDet")
     ] = None,
-    frames: Annotated[int, typer.Option(help="of each run")] = 20_000,
+    parts: Annotated[str, typer.Option(help="some of: loop, nanodet, fade; with commas between")] = "loop,nanodet,fade",
+    frames: Annotated[int, typer.Option(help="of each run of the loop")] = 20_000,
     out: Annotated[Path, typer.Option(help="JSON; a table with the suffix .md is written beside it")] = Path(
         "benchmarks/results/drift.json"
     ),
 ) -> None:
-    """Run every combination."""
-    if data is not None:
-        found = {**surroundings(), "frames": NANODET_FRAMES, "results": run_nanodet(data, NANODET_FRAMES)}
-        out.with_name("drift_nanodet.json").write_text(json.dumps(found, indent=1) + "\n")
-        typer.echo(found["results"], err=True)
-        return
-    rows: list[dict[str, Any]] = []
-    for dtype, (payload, settings) in itertools.product(DTYPES, SETTINGS.items()):
-        found = run(dtype, payload, settings, frames)
-        rows.append({"dtype": str(dtype).removeprefix("torch."), "payload": payload, **found})
+    """Run every combination; parts that are not named are kept."""
+    found: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
+
+    def keep(part: str, count: int, rows: list[dict[str, Any]]) -> None:
         typer.echo(rows[-1], err=True)
-        facts = surroundings()
-        out.write_text(json.dumps({**facts, "frames": frames, "results": rows}, indent=1) + "\n")
-        lines = [f"* {key}: {value}" for key, value in {**facts, "frames": frames}.items()]
-        head = ["dtype", "payload", f"error up to frame {EARLY}", "at the end"]
-        lines += ["", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-        for row in rows:
-            cells = [row["dtype"], row["payload"], f"{row['early']:.2e}", f"{row['late']:.2e}"]
-            lines.append(f"| {' | '.join(cells)} |")
-        out.with_suffix(".md").write_text("\n".join(lines) + "\n")
+        found[part] = {**surroundings(), "frames": count, "results": rows}
+        out.write_text(json.dumps(found, indent=1) + "\n")
+        out.with_suffix(".md").write_text(table(found))
+
+    rows: list[dict[str, Any]] = []
+    for name, settings in FADES.items() if "fade" in parts else ():
+        rows.append({"settings": name, **run_fade(settings)})
+        keep("fade", FADE_FRAMES, rows)
+    rows = []
+    for mode in MODES if "nanodet" in parts and data is not None else ():
+        rows.append({"mode": mode, **run_nanodet(data, mode, NANODET_FRAMES)})
+        keep("nanodet", NANODET_FRAMES, rows)
+    rows = []
+    for dtype, (payload, settings) in itertools.product(DTYPES, SETTINGS.items()) if "loop" in parts else ():
+        name = str(dtype).removeprefix("torch.")
+        rows.append({"dtype": name, "payload": payload, **run(dtype, payload, settings, frames)})
+        keep("loop", frames, rows)
 
 
 if __name__ == "__main__":

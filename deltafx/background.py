@@ -33,6 +33,14 @@ class Turn:
     forgets: bool  # what was propagated last, so that it is propagated again
     is_set: bool = False  # there are rows in the mask; known here, so that no device is waited for
 
+    @classmethod
+    def of(cls, leaf: Leaf, lag: float, forgets: bool) -> Turn:
+        """Give a leaf its strip."""
+        strip = Leaf(leaf.shape, torch.uint8, leaf.device, (), pixel=leaf.pixel)
+        strip.allocate_mask()
+        leaf.strip = strip
+        return cls(leaf, lag, strip, forgets)
+
     def clear(self) -> None:
         if self.is_set:
             self.strip.mask.zero_()
@@ -53,10 +61,7 @@ class BackgroundRefresh:
 
     def add(self, leaf: Leaf, lag: float, forgets: bool) -> None:
         """A tensor with a mask and, if it `forgets`, a buffer; before its kernel is bound."""
-        strip = Leaf(leaf.shape, torch.uint8, leaf.device, (), pixel=leaf.pixel)
-        strip.allocate_mask()
-        leaf.strip = strip
-        self.turns.append(Turn(leaf, lag, strip, forgets))
+        self.turns.append(Turn.of(leaf, lag, forgets))
         self.longest = max(self.longest, lag)
 
     def begin(self, frame: int) -> None:
@@ -78,6 +83,9 @@ class BackgroundRefresh:
             if turn.forgets:
                 assert leaf.value is not None
                 rows(leaf.value, axis, first, end).fill_(math.nan)
+
+    def note(self, inputs: Sequence[Leaf], refreshed: Tensor | None) -> None:
+        """What a frame changed is nothing to it."""
 
     def rest(self) -> None:
         """No strips in this frame."""

@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from deltafx.calibration import Calibration, Measured, fingerprint_of
-from deltafx.converted import Converted, check_converted, graphs_of, settings_of
+from deltafx.converted import Converted, check_converted, forget_counts, graphs_of, settings_of
 from deltafx.gate import AUTO, InputGate
 from deltafx.graph_module import DeltaGraphModule
 from deltafx.metrics import Metric, metric_of
 from deltafx.node import DeltaNode
 from deltafx.report import report
-from deltafx.retune import dense, restored, retune, truncation_points
+from deltafx.retune import dense, refresh_every, restored, retune, truncation_points
 from deltafx.sensitivity import sensitivities
 from deltafx.truncation import Threshold
 
@@ -33,9 +33,12 @@ LEAST, MOST = 0.003, 3.0  # thresholds, as shares; and scales
 HIGHEST = 1.5  # times the median threshold: higher ones rest on what these frames happen not to show
 STEP = 1.6  # by which a threshold is raised to see what it does
 NEARER = 0.5  # of the way to where the Lagrangian wants a threshold
-CLOSE = 1.04  # scales that are not told apart
+CLOSE, ROUGHLY = 1.04, 1.2  # scales that are not told apart: of what is found, and of where its search begins
+NEARBY = 1.19  # factor between the scales that are tried first where the right one is about known
 MARGIN = 0.9  # of the budget is spent on the frames that are calibrated on: others differ
 GATES = (0.5, 1.0, 2.0)  # times the thresholds of "auto"
+TIGHTEST = 0.25  # grey levels
+HELPS = 0.95  # of the error is left where smaller thresholds inside still help
 GROWTH, GREEDY_START = 2.0, 0.02  # of a threshold, in DeltaCNN's search
 
 Thresholds = dict[str, float]
@@ -51,6 +54,7 @@ def calibrate(
     postprocess: Callable[[Any], Any] | None = None,
     method: str = "sensitivity",
     rounds: int = 1,
+    refreshes: Sequence[int | None] = (),
     progress: Callable[[str], None] | None = None,
 ) -> Calibration:
     """Find the input gate and a threshold for each truncation point of `dm`, which is left as it was.
@@ -66,14 +70,17 @@ def calibrate(
         postprocess: for "detection": makes a list of `Detections`, one for each stream, of the outputs.
         method: "sensitivity", or "greedy": DeltaCNN's front-to-back search, to compare with.
         rounds: how often every threshold is tried at a larger value, to see what it really saves and costs.
+        refreshes: values of `refresh_every` among which the one is chosen with which most is saved; half as many frames
+            as are given is the largest that they can tell something of.
         progress: called with what is being done, step by step; by default a bar is shown on a terminal.
 
     A first estimate comes from sensitivities: with equal savings for each doubling of a threshold, and squared errors
     that add up, a Lagrangian makes thresholds inverse to the square root of what one RMS of change does to the result.
     Then each threshold is raised in turn, and moved to where saving and error are in the same proportion everywhere.
-    One scale for all is searched for with the error in the end, and shrunk until the held-out frames bear it out.
+    One scale for all is searched for with the error in the end, and shrunk until the held-out frames, which follow in
+    the state that the others leave, bear it out.
 
-    Raises ValueError for a budget or metric that makes no sense, and for fewer than 6 frames.
+    Raises ValueError for a budget, metric or refresh that makes no sense, and for fewer than 6 frames.
     """
     check_converted(dm, "calibrate")
     if method not in METHODS:
@@ -81,6 +88,9 @@ def calibrate(
     for name, value in (("max_error", max_error), ("target_speedup", target_speedup)):
         if value is not None and not 0 < value < math.inf:
             raise ValueError(f"calibrate: {name} is a number larger than 0; got {value!r}.")
+    for every in refreshes:
+        if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
+            raise ValueError(f"calibrate: refreshes are numbers of frames, 1 or more, or None; got {every!r}.")
     counted = metric_of(metric, postprocess)
     if max_error is None and target_speedup is None:
         max_error = getattr(counted, "default", None)
@@ -91,7 +101,7 @@ def calibrate(
         raise ValueError(f"calibrate: at least 6 consecutive frames are needed; got {len(shown)}.")
     with restored(dm), reporting(progress) as tell:
         search = Search(dm, shown, counted, max_error, target_speedup, tell)
-        return search.greedy() if method == "greedy" else search.by_sensitivity(rounds)
+        return search.greedy() if method == "greedy" else search.by_sensitivity(rounds, refreshes)
 
 
 class Search:
@@ -107,26 +117,30 @@ class Search:
         self.frames, self.others = frames[:-held_out], frames[-held_out:]
         wanted = []
         for frame in frames:
-            wanted.append(dense(dm, frame))
+            wanted.append(metric.kept(dense(dm, frame)))
             tell("dense network")
         self.wanted, self.others_wanted = wanted[:-held_out], wanted[-held_out:]
         dm(*self.frames[0])  # a model in parts makes its graphs
         self.settings = settings_of(dm)
         self.points = truncation_points(dm)
         self.gate: InputGate | None = self.settings.input_gate
+        self.refresh: int | None = self.settings.refresh_every
         self.frontier: list[Measured] = []
+        self.known: dict[tuple, Measured] = {}
 
     # -- measuring ----------------------------------------------------------------------------------------------------
 
-    def measure(
-        self, shape: Thresholds, scale: float = 1.0, others: bool = False, count: int | None = None
-    ) -> Measured:
-        """What thresholds do on the frames, or the first `count` of them, or those held out."""
-        frames, wanted = (self.others, self.others_wanted) if others else (self.frames, self.wanted)
+    def measure(self, shape: Thresholds, scale: float = 1.0, count: int | None = None) -> Measured:
+        """What thresholds do on the frames, or the first `count` of them."""
         counted = self.metric.fresh()
-        ratio = self.run(scaled(shape, scale), frames[:count], wanted, counted.add)
-        values = counted.values() if others else {}
-        return Measured(scale, counted.error, ratio, values, len(frames[:count]))
+        ratio = self.run(scaled(shape, scale), self.frames[:count], self.wanted, counted.add)
+        return Measured(scale, counted.error, ratio, {}, len(self.frames[:count]))
+
+    def verify(self, shape: Thresholds, scale: float) -> tuple[Measured, Measured]:
+        """The same, and what they go on to do on those held out."""
+        predicted, counted = self.measure(shape, scale), self.metric.fresh()
+        ratio = self.go_on(self.others, self.others_wanted, counted.add, len(self.frames))
+        return predicted, Measured(scale, counted.error, ratio, counted.values(), len(self.others))
 
     def probe(self, thresholds: Thresholds) -> tuple[float, float]:
         """MACs, and the metric's smooth distance, over a few frames."""
@@ -141,13 +155,21 @@ class Search:
         return 1 / ratio, error / size if size else error
 
     def run(self, thresholds: Thresholds, frames: Sequence[tuple], wanted: Sequence[Any], add: Callable) -> float:
-        """Go through the frames; how many times fewer MACs than dense the frames after the first took."""
+        """Go through the frames; how many times fewer MACs than dense they take, the first left aside."""
+        refresh_every(self.dm, self.refresh)
         retune(self.dm, {path: Threshold(value) for path, value in thresholds.items()}, self.settings.norm, self.gate)
+        return self.go_on(frames, wanted, add, 0)
+
+    def go_on(self, frames: Sequence[tuple], wanted: Sequence[Any], add: Callable, first: int) -> float:
+        """With the frames from number `first` on. Each refresh counts as often as it will in the long run."""
+        forget_counts(self.dm)
         for frame, want in zip(frames, wanted, strict=False):
             add(self.dm(*frame), want)
-        totals, count = report(self.dm).totals, len(frames)
-        macs, macs_dense = totals["macs_mean"] * count - totals["macs_dense"], totals["macs_dense"] * (count - 1)
-        return macs_dense / max(macs, 1.0)
+        totals, numbers = report(self.dm).totals, range(first, first + len(frames))
+        full = sum(number == 0 or (self.refresh is not None and number % self.refresh == 0) for number in numbers)
+        share, dense = 1 / (self.refresh or math.inf), totals["macs_dense"]
+        rest = (totals["macs_mean"] * len(frames) - full * dense) / max(len(frames) - full, 1)
+        return dense / max(share * dense + (1 - share) * rest, 1.0)
 
     def fits(self, found: Measured) -> bool:
         return self.max_error is None or found.error <= MARGIN * self.max_error
@@ -162,20 +184,25 @@ class Search:
 
     # -- searching ----------------------------------------------------------------------------------------------------
 
-    def by_sensitivity(self, rounds: int) -> Calibration:
+    def by_sensitivity(self, rounds: int, refreshes: Sequence[int | None]) -> Calibration:
         if self.gate is None:
             self.gate = AUTO
         self.tell("sensitivities")
         shape = level(shape_of(self.points, self.sensitivities()))
-        best = self.largest(shape)
+        best = self.largest(shape, close=ROUGHLY)
+        while not self.fits(best) and self.settings.input_gate is None and self.gate.threshold > TIGHTEST:
+            self.tell("a tighter gate")  # what it withholds is too much already
+            self.gate = replace(self.gate, threshold=self.gate.threshold / 2, noise=self.gate.noise / 2)
+            best = self.largest(shape, close=ROUGHLY)
         for _ in range(rounds):
             moved = level(self.refine(scaled(shape, best.scale)))
-            found = self.largest(moved)
+            found = self.largest(moved, 1.0, NEARBY, ROUGHLY)
             if self.score(found) > self.score(best):  # a few frames may mislead the probes
                 shape, best = moved, found
+        best = self.choose_refresh(shape, best, refreshes)
         if self.settings.input_gate is None:
             best = self.choose_gate(shape, best)
-        return self.finish(shape, best, "sensitivity")
+        return self.finish(shape, self.largest(shape, best.scale, NEARBY), "sensitivity")
 
     def sensitivities(self) -> dict[str, float]:
         """Of all graphs, each for its own results."""
@@ -198,21 +225,27 @@ class Search:
             self.tell("sensitivities")
         return found
 
-    def largest(self, shape: Thresholds) -> Measured:
-        """The largest scale that the budget allows: first by doubling, from below, then between two."""
-        found = self.measure_at(shape, 1.0)
-        factor = 2.0 if self.good(found) else 0.5
-        low, high = found, found
-        while LEAST < high.scale < MOST / LEAST and self.good(high) == (factor > 1):
+    def largest(self, shape: Thresholds, scale: float = 1.0, factor: float = 2.0, close: float = CLOSE) -> Measured:
+        """The largest scale that the budget allows: first by a factor from `scale` on, then between two."""
+        found = self.measure_at(shape, scale)
+        if not self.good(found):
+            factor = 1 / factor
+        low, high, in_vain = found, found, 0
+        most = MOST / min(shape.values())  # above, all thresholds are the largest that there are
+        while LEAST < high.scale < most and self.good(high) == (factor > 1) and in_vain < 2:
             low, high = high, self.measure_at(shape, high.scale * factor)
+            in_vain = in_vain + 1 if factor <= 0.5 and high.error > HELPS * low.error else 0
         low, high = (low, high) if factor > 1 else (high, low)
-        while self.good(low) and not self.good(high) and high.scale / low.scale > CLOSE * CLOSE:
+        while self.good(low) and not self.good(high) and high.scale / low.scale > close * close:
             middle = self.measure_at(shape, math.sqrt(low.scale * high.scale))
             low, high = (middle, high) if self.good(middle) else (low, middle)
         return max(low, high, key=self.score)
 
     def measure_at(self, shape: Thresholds, scale: float) -> Measured:
-        found = self.measure(shape, scale)
+        key = (scale, tuple(shape.values()), self.gate, self.refresh)
+        if key in self.known:
+            return self.known[key]
+        found = self.known[key] = self.measure(shape, scale)
         self.tell(f"{found.macs_ratio:.1f}x fewer MACs, error {found.error:.3g}")
         self.frontier.append(found)
         return found
@@ -232,6 +265,14 @@ class Search:
             path: thresholds[path] * math.exp(max(-NEARER, min(NEARER, NEARER * (pull - middle))))
             for path, (pull, _) in pulls.items()
         }
+
+    def choose_refresh(self, shape: Thresholds, best: Measured, refreshes: Sequence[int | None]) -> Measured:
+        """Of how often all is computed, what saves most: seldom costs little, often lets thresholds grow."""
+        candidates = [(self.refresh, best)]
+        for self.refresh in (each for each in refreshes if each != self.settings.refresh_every):
+            candidates.append((self.refresh, self.largest(shape, best.scale, NEARBY, ROUGHLY)))
+        self.refresh, chosen = max(candidates, key=lambda each: self.score(each[1]))
+        return chosen
 
     def choose_gate(self, shape: Thresholds, best: Measured) -> Measured:
         """Of gates that are looser or tighter, the one with which most is saved within the budget."""
@@ -264,24 +305,23 @@ class Search:
     def finish(self, shape: Thresholds, best: Measured, method: str) -> Calibration:
         """Verify on the frames held out; shrink all thresholds while they show too large an error."""
         notes: list[str] = []
-        verified = self.measure(shape, best.scale, others=True)
-        scale = best.scale
-        while self.max_error is not None and verified.error > self.max_error and scale > best.scale / 4:
+        scale, least = best.scale, best.scale / 4
+        best, verified = self.verify(shape, scale)
+        while self.max_error is not None and verified.error > self.max_error and scale > least:
             scale *= 0.85
             self.tell(f"held-out frames: error {verified.error:.3g}; smaller thresholds")
-            verified = self.measure(shape, scale, others=True)
-        if scale != best.scale:
-            best = self.measure(shape, scale)
+            best, verified = self.verify(shape, scale)
         if self.max_error is not None and verified.error > self.max_error:
             notes.append(f"No scale keeps the error on other frames within {self.max_error:g}.")
         if self.target is not None and best.macs_ratio < self.target:
             notes.append(f"{self.target:g} times fewer MACs are not reached within the error.")
         return Calibration(
             thresholds={path: float(f"{value:.4g}") for path, value in scaled(shape, scale).items()},
-            refresh_every=self.settings.refresh_every,
+            refresh_every=self.refresh,
             norm=self.settings.norm,
             input_gate=self.gate,
             refresh_within=self.settings.refresh_within,
+            refresh_touched=self.settings.refresh_touched,
             fingerprint={path: fingerprint_of(node) for path, node in self.points.items()},
             metric=self.metric.name,
             method=method,

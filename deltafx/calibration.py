@@ -46,6 +46,7 @@ class Calibration:
     input_gate: InputGate | None
     refresh_every: int | None
     refresh_within: int | None
+    refresh_touched: int | None
     fingerprint: dict[str, dict[str, Any]]
     metric: str
     method: str
@@ -83,6 +84,7 @@ class Calibration:
                 raise ValueError(f"it is not of format {FORMAT}")
             gate = record["input_gate"]
             record["input_gate"] = None if gate is None else InputGate(**gate)
+            record.setdefault("refresh_touched", None)  # files of before there was one
             record["frontier"] = tuple(measured(each) for each in record["frontier"])
             record["notes"] = tuple(record["notes"])
             return cls(**{**record, **{k: measured(record[k]) for k in ("predicted", "verified")}})

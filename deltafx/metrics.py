@@ -32,6 +32,10 @@ class Metric(ABC):
     def fresh(self) -> Metric:
         """The same metric with nothing counted."""
 
+    def kept(self, want: Any) -> Any:
+        """What must be remembered of the dense network's outputs to be `want`, again and again."""
+        return want
+
     @abstractmethod
     def add(self, got: Any, want: Any) -> None:
         """Count the outputs for one frame."""
@@ -199,7 +203,12 @@ class Detection(Metric):
     def fresh(self) -> Detection:
         return Detection(self.postprocess)
 
+    def kept(self, want: Any) -> list[Detections]:
+        return self.read(want)
+
     def read(self, outputs: Any) -> list[Detections]:
+        if isinstance(outputs, list) and all(isinstance(each, Detections) for each in outputs):
+            return outputs  # has been read
         found = self.postprocess(outputs) if self.postprocess is not None else outputs
         try:
             return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -35,27 +36,45 @@ def truncation_points(dm: Converted) -> dict[str, DeltaNode]:
 
 def retune(dm: Converted, thresholds: Mapping[str, Threshold], norm: str, gate: InputGate | None) -> None:
     """Give the truncation points other thresholds, 0 where none is named; the next frame is the first."""
-    for path, node in truncation_points(dm).items():
-        node.truncation = Truncation(thresholds.get(path, NO_THRESHOLD), norm)
-    graphs = graphs_of(dm)
+    points, graphs = truncation_points(dm), graphs_of(dm)
     first = dm.ran[0].graph if isinstance(dm, DeltaParts) and dm.ran else next(iter(graphs), None)
-    for entry in first.modules() if first is not None else ():  # this graph alone sees the camera's pixels
-        if isinstance(entry, DenseToDelta):
-            entry.gate = gate
+    # This graph alone sees the camera's pixels.
+    entries = [m for m in first.modules() if isinstance(m, DenseToDelta)] if first is not None else []
+    before = form(points, entries)
+    for path, node in points.items():
+        node.truncation = Truncation(thresholds.get(path, NO_THRESHOLD), norm)
+    for entry in entries:
+        entry.gate = gate
+    same = form(points, entries) == before
     for graph in graphs:
-        graph.runtime.start_over()  # kernels are bound to thresholds
+        # A plan takes as long as many frames. On the host its kernels read thresholds when they run.
+        if not same or any(plan.stale.device.type != "cpu" for plan in graph.runtime.plans):
+            graph.runtime.start_over()
         graph.runtime.of_gates.clear()
     reset(dm)
     silence(dm)
 
 
+def refresh_every(dm: Converted, frames: int | None) -> None:
+    """Compute every so many frames in full, from the next reset on."""
+    for graph in graphs_of(dm):
+        graph.runtime.settings = replace(graph.runtime.settings, refresh_every=frames)
+
+
+def form(points: Mapping[str, DeltaNode], entries: list[DenseToDelta]) -> list[Any]:
+    """What a plan depends on: which nodes withhold something, and what kind of gate there is."""
+    withholds = [node.truncation is not None and node.truncation.threshold.value > 0 for node in points.values()]
+    return [*withholds, *(entry.gate and (entry.gate.adapts,) for entry in entries)]
+
+
 @contextlib.contextmanager
 def restored(dm: Converted) -> Iterator[None]:
-    """Within the context, thresholds and gate may be other ones; after it they are what `dm` was converted with."""
+    """Within the context thresholds, gate and refreshes may be others; after it they are as `dm` was converted."""
+    settings = settings_of(dm)
     try:
         yield
     finally:
-        settings = settings_of(dm)
+        refresh_every(dm, settings.refresh_every)
         points = truncation_points(dm).items()
         thresholds = {path: settings.threshold_of(path, *node.fused_from, at_end=node.at_end) for path, node in points}
         retune(dm, thresholds, settings.norm, settings.input_gate)

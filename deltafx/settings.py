@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ISAS = ("avx512", "avx2", "portable")
 PAYLOADS = ("value", "difference")
 NO_THRESHOLD = Threshold(0.0)
+CALIBRATED = "calibrated"
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,15 @@ class Settings:
     keep_dense: tuple[str, ...] = ()
     refresh_every: int | None = None
     refresh_within: int | None = None
+    refresh_touched: int | None = None
     strict: bool = False
     dump: str | None = None
     options: Options = Options()
+
+    @property
+    def deciding(self) -> str:
+        """What decides which changes count: "calibrated", or the mode."""
+        return self.mode if self.calibration is None else CALIBRATED
 
     @property
     def is_exact(self) -> bool:
@@ -151,6 +158,7 @@ def resolve(
     *, mode: str, threshold: Any, norm: str | None, input_gate: InputGate | str | None, preprocess: Preprocess | None,
     payload: str, backend: str, keep_dense: Any, refresh_every: int | None, strict: bool, dump: Any,
     options: Mapping[str, Any] | None, refresh_within: int | None = None,
+    refresh_touched: int | None = None,
 ) -> Settings:  # fmt: skip
     """Check the arguments of `convert` that do not need the model, and fill in what the mode says."""
     defaults = MODES[one_of("mode", mode, MODES)]
@@ -173,13 +181,21 @@ def resolve(
     for name in keep_dense:
         if not isinstance(name, str):
             raise ConvertError(f"keep_dense: module paths or operator names are expected; got {name!r}.")
-    if calibration is not None and refresh_within is None and refresh_every is None:
-        refresh_every, refresh_within = calibration.refresh_every, calibration.refresh_within
-    for name, every in (("refresh_every", refresh_every), ("refresh_within", refresh_within)):
+    named_refreshes = {
+        "refresh_every": refresh_every,
+        "refresh_within": refresh_within,
+        "refresh_touched": refresh_touched,
+    }
+    if calibration is not None and all(every is None for every in named_refreshes.values()):
+        named_refreshes = {name: getattr(calibration, name) for name in named_refreshes}
+    for name, every in named_refreshes.items():
         if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
             raise ConvertError(f"{name}: a number of frames, 1 or more, is expected; got {every!r}.")
-    if refresh_within is not None and payload == "difference":
-        raise ConvertError("refresh_within: payload 'difference' has no background refresh; use refresh_every.")
+    behind = [name for name, every in named_refreshes.items() if every is not None and name != "refresh_every"]
+    if len(behind) > 1:
+        raise ConvertError(f"{' and '.join(behind)}: both see to what is withheld; give one of them.")
+    if behind and payload == "difference":
+        raise ConvertError(f"{behind[0]}: payload 'difference' has no background refresh; use refresh_every.")
     return Settings(
         mode=mode,
         default_threshold=to_threshold(default),
@@ -192,8 +208,7 @@ def resolve(
         backend=backend,
         preprocess=preprocess,
         keep_dense=keep_dense,
-        refresh_every=refresh_every,
-        refresh_within=refresh_within,
+        **named_refreshes,
         strict=strict,
         dump=str(dump) if dump is not None else None,
         options=to_options(options if options is not None else {}),

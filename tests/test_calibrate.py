@@ -9,6 +9,7 @@ from torch import nn
 
 import deltafx
 from deltafx.calibration import Measured
+from deltafx.gate import AUTO
 from deltafx.metrics import Relative
 from deltafx.sensitivity import sensitivities
 from deltafx.testing import scale_weights
@@ -105,6 +106,37 @@ def test_does_not_spend_the_budget_once_the_target_is_reached(model):
 def test_says_so_where_the_target_cannot_be_reached(model):
     found = deltafx.calibrate(deltafx.convert(model), noisy(), max_error=1e-3, target_speedup=50.0, rounds=0)
     assert "not reached" in str(found)
+
+
+def test_a_gate_that_withholds_too_much_by_itself_is_tightened(model):
+    """Thresholds of 0 would not do: what the gate withholds is the error."""
+    with_gate = deltafx.convert(model, input_gate="auto")
+    error = Relative()
+    for frame in noisy():
+        with torch.no_grad():
+            error.add(with_gate(frame), model(frame))
+    found = deltafx.calibrate(deltafx.convert(model), noisy(), max_error=0.7 * error.error, rounds=0)
+    assert found.input_gate.threshold < AUTO.threshold
+    assert found.predicted.error <= 0.7 * error.error
+
+
+def test_refreshes_are_chosen_by_what_they_save(model):
+    dm = deltafx.convert(model, refresh_every=2)
+    found = deltafx.calibrate(dm, noisy(), max_error=0.1, rounds=0, refreshes=(2, 6, None))
+    assert found.refresh_every is None  # nothing stays behind in a clip as short as this
+    assert found.verified.macs_ratio > 2
+    assert dm.runtime.settings.refresh_every == 2
+
+
+def test_a_refresh_counts_as_often_as_it_will(model):
+    """Of 12 frames, one is in full with either: their number is what it costs in the long run."""
+    ratios = []
+    for every in (7, 11):
+        dm = deltafx.convert(model, threshold=0.3, refresh_every=every)
+        found = deltafx.calibrate(dm, noisy(), target_speedup=100.0, max_error=1.0, rounds=0)
+        ratios.append(found.predicted.macs_ratio)
+    assert ratios[0] < 7
+    assert 7 < ratios[1] < 11
 
 
 def test_every_truncation_point_gets_a_threshold(model, calibration):
@@ -286,6 +318,7 @@ def test_is_plain_json(calibration, tmp_path):
         ({"method": "random"}, "method is one of"),
         ({"method": "greedy", "target_speedup": 2}, "greedy method needs max_error"),
         ({"metric": "detection"}, "give postprocess"),
+        ({"refreshes": (60, 0)}, "refreshes are numbers of frames"),
     ],
 )
 def test_arguments_are_checked(model, arguments, message):

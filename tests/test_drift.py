@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.drift import DTYPES, SETTINGS, run
+from benchmarks.drift import DTYPES, FADES, SETTINGS, run, run_fade
 
 
 @pytest.mark.parametrize("payload", SETTINGS)
@@ -15,3 +15,11 @@ def test_the_error_at_the_end_is_that_of_the_beginning(dtype, payload):
 
 def test_nothing_withheld_leaves_no_error():
     assert run(torch.float32, "value", {}, frames=150, size=48, first=50)["late"] < 1e-6
+
+
+@pytest.mark.parametrize("name", FADES)
+def test_what_a_slow_fade_leaves_does_not_grow_with_it(name):
+    found = run_fade(FADES[name], frames=800, size=48)
+    assert found["late"] < found["early"] < found["withheld"]
+    if "refresh" in name:
+        assert found["late"] < 0.15 * found["withheld"]
