@@ -18,8 +18,8 @@ def test_the_public_names():
     assert set(deltafx.__all__) == {
         "Calibration", "Comparison", "ConvertError", "DeltaGraphModule", "DeltaParts", "Detections", "Estimate",
         "FrameError", "InputGate", "Preprocess", "Report", "Tuning", "Verification", "__version__", "absolute",
-        "build_info", "calibrate", "compare", "convert", "draw", "estimate", "explore", "heatmap", "history", "html", "record",
-        "report", "reset", "testing", "to_graphml", "to_networkx", "tune", "verify",
+        "build_info", "calibrate", "compare", "convert", "draw", "estimate", "explore", "heatmap", "history", "html",
+        "record", "report", "reset", "testing", "to_graphml", "to_networkx", "tune", "verify",
     }  # fmt: skip
     assert all(hasattr(deltafx, name) for name in deltafx.__all__)
     assert callable(deltafx.testing.force_masks)
