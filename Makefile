@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test cuda bench sanitize lint links types format demo docs docs-pictures page-libraries clean
+.PHONY: help setup test cuda bench sanitize sanitize-cuda lint links types format demo docs docs-pictures page-libraries clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ sanitize: setup  ## run the tests of the compiled backend with the address and u
 	DELTAFX_SANITIZE=1 $(BIN)/python setup.py -q build --build-temp build/sanitized.tmp --build-lib $(SANITIZED)
 	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  $(BIN)/python -m pytest -q -o pythonpath="$(SANITIZED) ." $(if $(ARGS),$(ARGS),tests/backends tests/test_preprocess.py)
+
+sanitize-cuda: setup  ## run the CUDA kernels under compute-sanitizer's memcheck, racecheck and initcheck; needs a GPU
+	$(BIN)/python -m tools.sanitize_cuda $(ARGS)
 
 lint: setup  ## check style (ruff) and types (mypy)
 	$(BIN)/ruff check .

@@ -5,6 +5,8 @@ Run as `python -m benchmarks.cpu` (or `make bench`); see README.md for the cases
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 import tempfile
 import time
@@ -19,6 +21,7 @@ from torchvision import models
 
 import deltafx
 from benchmarks import nanodet
+from benchmarks.cpu_scaling import draw_scaling
 from benchmarks.cpu_table import write_tables
 from benchmarks.measure import Times, surroundings
 from benchmarks.opponents import FLOAT32, OPPONENTS, Dense, Missing, Side
@@ -39,10 +42,20 @@ LEAST_SHARE = 0.05  # of the MACs: a run with 5 % in blobs that computes less is
 TOLERANCE = {"f32": 1e-3, "bf16": 0.2}
 FRAMES_OF_A_VISIT = 3  # the first of them, in which a case takes over from another one, does not count
 
-# How a clip is run: what `convert` is told, and what the report says of it.
+HALF = ", bfloat16"  # at the end of the name of a case
+HALF_CASES = ("5% in blobs", "everything changed")
+STREAMS = (1, 2, 4, 8)
+STREAMS_OF = ("resnet50", "mobilenet_v2")
+STREAMS_SHARE = 0.05
+
+# How a clip is run: what the table says of it, and what `convert` is told.
+BALANCED = "balanced (gate 4 grey levels, 7x7; threshold 0.2)"
+FAST = "fast (gate 8 grey levels, 7x7; threshold 0.4)"
 CLIP_SETTINGS: dict[str, dict[str, Any]] = {
-    "balanced (gate 6 grey levels, 7x7; threshold 0.1)": {"mode": "balanced"},
-    "fast (gate 8 grey levels, 7x7; threshold 0.2)": {"mode": "fast"},
+    BALANCED: {"mode": "balanced"},
+    FAST: {"mode": "fast"},
+    BALANCED + HALF: {"mode": "balanced"},
+    FAST + HALF: {"mode": "fast"},
 }
 
 
@@ -105,8 +118,9 @@ class Case:
     """Our side in one case. Cases take turns with one converted network, whose state they share."""
 
     def __init__(self, dm: Any, dense: Dense, mask: Tensor | None, frames: list[Tensor]):
+        """`mask` is `[H, W]` or `[N, H, W]`."""
         self.dm = dm
-        self.mask = None if mask is None else (mask != 0).to(torch.uint8).unsqueeze(0)
+        self.mask = None if mask is None else (mask != 0).to(torch.uint8).view(-1, *mask.shape[-2:])
         self.frames = [dense.arguments(frame) for frame in frames]
         self.shown = 0
         self.seconds: list[float] = []
@@ -146,6 +160,20 @@ def measure_cases(dense: Dense, height: int, width: int, seconds: float, names: 
         raise SystemExit(f"{dense.name}: deltafx differs by {error:.1e} (relative) from the network")
     shown = {case: frames[:1] if case == "nothing changed" else frames for case in masks(height, width)}
     cases = {case: Case(dm, dense, mask, shown[case]) for case, mask in masks(height, width).items()}
+    if not dense.listed:
+        half = in_bfloat16(dense)
+        converted = deltafx.convert(half.model, options=options)
+        for case in HALF_CASES:
+            cases[case + HALF] = Case(
+                converted, half, masks(height, width)[case], [frame.bfloat16() for frame in frames]
+            )
+        converted(frames[1].bfloat16())
+        got = tensors_of(converted(frames[0].bfloat16()))
+        half_error = relative_error(got, tensors_of(dense.model(frames[0])))
+        if not half_error <= TOLERANCE["bf16"]:
+            raise SystemExit(
+                f"{dense.name}: deltafx in bfloat16 differs by {half_error:.1e} (relative) from the network"
+            )
     theirs: dict[str, list[float]] = {name: [] for name in sides}
     started, rounds = time.perf_counter(), 0
     while rounds <= 3 or time.perf_counter() - started < seconds:
@@ -167,6 +195,32 @@ def measure_cases(dense: Dense, height: int, width: int, seconds: float, names: 
     }
 
 
+def in_bfloat16(dense: Dense) -> Dense:
+    return dataclasses.replace(dense, model=copy.deepcopy(dense.model).bfloat16())
+
+
+def measure_streams(dense: Dense, height: int, width: int, seconds: float, options: Any) -> Any:
+    """One to several streams in one batch, at one update rate; frames of half the height and width."""
+    height, width = height // 2, width // 2
+    mask = blobs(height, width, STREAMS_SHARE, size=24)
+    cases = {}
+    for count in STREAMS:
+        of_each = torch.stack([mask.roll((17 * n, 31 * n), (0, 1)) for n in range(count)])
+        frames = [frame.expand(count, -1, -1, -1).contiguous() for frame in noisy(height, width)]
+        dm = deltafx.convert(dense.model, options=options)
+        dm(frames[0])
+        cases[count] = Case(dm, dense, of_each, frames)
+    started, rounds = time.perf_counter(), 0
+    while rounds <= 3 or time.perf_counter() - started < seconds:
+        for case in cases.values():
+            case.visit()
+            if not rounds:
+                case.seconds.clear()
+        rounds += 1
+    streams = {str(count): {**Times.of(case.seconds).to_dict(), "share": case.share} for count, case in cases.items()}
+    return {"frame": f"{width}x{height}", "streams": streams}
+
+
 def measure_clip(
     dense: Dense, path: Path, height: int, width: int, count: int, names: list[str], options: Any
 ) -> dict[str, Any]:
@@ -180,7 +234,12 @@ def measure_clip(
     levels = nanodet.PREPROCESS.levels(torch.float32)
     frames = [nanodet.PREPROCESS.values(each, levels) for each in raw]
     sides, missing = opponents(dense, frames[0], names, torch.get_num_threads())
-    converted = {name: deltafx.convert(dense.model, options=options, **given) for name, given in CLIP_SETTINGS.items()}
+    models = {"": dense.model, HALF: in_bfloat16(dense).model}
+    halves = {name: name.endswith(HALF) for name in CLIP_SETTINGS}
+    converted = {
+        name: deltafx.convert(models[HALF if halves[name] else ""], options=options, **given)
+        for name, given in CLIP_SETTINGS.items()
+    }
     agreement = {name: Agreement() for name in converted}
     ours: dict[str, list[float]] = {name: [] for name in converted}
     macs: dict[str, list[float]] = {name: [] for name in converted}
@@ -189,9 +248,11 @@ def measure_clip(
     for number, frame in enumerate(frames):
         want = tensors_of(dense.model(frame))
         for name, dm in converted.items():
+            given = frame.bfloat16() if halves[name] else frame
             start = time.perf_counter()
-            got = tensors_of(dm(frame))
+            answer = dm(given)
             took = time.perf_counter() - start
+            got = [each.float() for each in tensors_of(answer)]
             if number < 2:
                 continue  # the first frame is in full
             totals = deltafx.report(dm).totals
@@ -249,7 +310,8 @@ def main(
     facts = {**surroundings(), "frame": f"{width}x{height}", "dtype": "float32", **options}
     wanted = networks.split(",")
     with torch.inference_mode():
-        for name in [*wanted, *(["nanodet clip"] if "nanodet" in wanted else [])]:
+        more = ["nanodet clip"] if "nanodet" in wanted else []
+        for name in [*wanted, *more, *(f"{each} streams" for each in STREAMS_OF if each in wanted)]:
             target = out / f"{name.replace(' ', '_')}.json"
             if target.is_file() and not again:
                 print(f"{name}: {target} is there already", flush=True)
@@ -261,10 +323,13 @@ def main(
             dense = dense_network(name.split()[0], height, width, onnx)
             if name.endswith("clip"):
                 found = measure_clip(dense, video, height, width, clip_frames, names, options)
+            elif name.endswith("streams"):
+                found = measure_streams(dense, height, width, seconds / 2, options)
             else:
                 found = measure_cases(dense, height, width, seconds, names, options)
             target.write_text(json.dumps({"network": name, **facts, **found}, indent=1) + "\n")
             torch.compiler.reset()
+    draw_scaling(out)
     write_tables(out, FLOAT32)
 
 

@@ -1,49 +1,79 @@
-"""Converted networks on a GPU, forced masks, beside the dense networks in three forms.
+"""Converted networks on a GPU, forced masks and a real clip, beside the dense networks in four forms.
 
-    python -m benchmarks.gpu --cases resnet50:8:720x1280 resnet50:1:1080x1920 --out benchmarks/results/cuda.json
+    python -m benchmarks.gpu --cases resnet50:8:720x1280 resnet50:1:720x1280:tf32 --out benchmarks/results/cuda
 
-The whole call is timed with CUDA events, its host side included, in the order of the table; both sides in one process.
-Cases that the file already has are not run again; a table is written beside it.
+A case is NETWORK:BATCH:HEIGHTxWIDTH, with `:tf32` for float32 whose products are tf32 (float16 else), and with
+`:clip` for the frames of --clip instead of forced masks. The whole call is timed with CUDA events, its host side
+included; dense and converted networks of a case run in one process, each side in the order of the table. Each case is
+a JSON file in the folder --out as soon as it is measured, and is not measured again while it is there; the table beside
+the folder is made of all of them (`python -m benchmarks.gpu_table FOLDER` adds the plots).
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
+import math
 import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.fx.experimental.optimization as fx_optimization
-import torchvision
 from torch import Tensor, nn
 
 import deltafx
-from deltafx.measure import tensors_of
-from deltafx.testing import blobs, clip, force_masks, scale_weights
+from benchmarks import gpu_networks
+from benchmarks.gpu_clip import unpack
+from benchmarks.gpu_figures import launches, least_bytes, output_bytes, peaks, tensors
+from benchmarks.gpu_networks import Case, Missing
+from benchmarks.gpu_table import read, table
+from benchmarks.measure import output_of
+from deltafx.converted import graphs_of, settings_of
+from deltafx.networks import IMAGENET
+from deltafx.testing import blobs, clip, force_masks
 
-SHARES = {"nothing": 0.0, "one 32x32 blob": None, "1 %": 0.01, "5 %": 0.05, "10 %": 0.1, "25 %": 0.25, "all": 1.0}
-CASES = ("resnet50:8:720x1280", "resnet50:1:720x1280", "resnet50:1:1080x1920", "mobilenet_v2:8:720x1280")
-OPTIONS: dict[str, dict[str, Any]] = {"fcn_resnet50": {"weights_backbone": None}}
+SHARES = {
+    "nothing": 0.0, "one 32x32 blob": None, "1 %": 0.01, "2 %": 0.02, "5 %": 0.05, "10 %": 0.1, "25 %": 0.25,
+    "50 %": 0.5, "all": 1.0,
+}  # fmt: skip
+HEADLINES = ("resnet50:8:720x1280", "resnet50:1:1080x1920", "resnet50:1:720x1280")  # beside max-autotune too
+CASES = (
+    *HEADLINES,
+    "resnet50:16:720x1280", "resnet50:8:720x1280:tf32", "resnet50:1:720x1280:tf32",
+    "mobilenet_v2:8:720x1280", "mobilenet_v2:1:720x1280", "mobilenet_v2:16:720x1280",
+    "fcn_resnet50:1:720x1280", "efficientnet_b0:1:720x1280", "efficientnet_b0:8:720x1280",
+    "fasterrcnn_first_stage:1:720x1280", "fasterrcnn_first_stage:8:720x1280",
+    "hrnet_w32:1:736x1280", "hrnet_w32:8:736x1280", "nanodet:1:576x768", "nanodet:8:576x768",
+    "resnet50:1:576x768:clip", "mobilenet_v2:1:576x768:clip", "nanodet:1:576x768:clip",
+)  # fmt: skip
+MODES = ("balanced", "fast", "exact")
+WARM_FRAMES = 4  # of a clip: in full, or before the frame is one graph
 
 
 def milliseconds(call: Callable[[], Any], count: int = 60, warm: int = 10) -> dict[str, float]:
     for _ in range(warm):
         call()
+    return summary([once(call) for _ in range(count)])
+
+
+def once(call: Callable[[], Any]) -> float:
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     torch.cuda.synchronize()
-    times = []
-    for _ in range(count):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
-        call()
-        end.record()
-        torch.cuda.synchronize()
-        times.append(begin.elapsed_time(end))
-    times.sort()
-    return {"p50": statistics.median(times), "p99": times[int(0.99 * (count - 1))]}
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
+def summary(times: list[float]) -> dict[str, float]:
+    ordered = sorted(times)
+    return {"p50": statistics.median(ordered), "p99": ordered[math.ceil(0.99 * (len(ordered) - 1))]}
 
 
 def captured(call: Callable[[], Any]) -> Callable[[], Any]:
@@ -59,12 +89,6 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
     return graph.replay
 
 
-def network(name: str) -> nn.Module:
-    torch.manual_seed(0)
-    model = torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {})).eval()
-    return scale_weights(model, torch.cat(list(clip(6, 224, 224))))
-
-
 def mask_of(share: float | None, height: int, width: int) -> Tensor:
     if share is None:
         mask = torch.zeros(height, width, dtype=torch.uint8)
@@ -74,86 +98,213 @@ def mask_of(share: float | None, height: int, width: int) -> Tensor:
 
 
 def relative_difference(got: Any, want: Any) -> float:
-    pairs = list(zip(tensors_of(got), tensors_of(want), strict=True))
+    pairs = list(zip(tensors(got), tensors(want), strict=True))
     change = sum((a.double() - b.double()).square().sum() for a, b in pairs)
     return float((change / sum(b.double().square().sum() for _, b in pairs)).sqrt())
 
 
-@torch.no_grad()
-def measured(case: str, compiles: bool) -> dict[str, Any]:
-    name, batch, size = case.split(":")
-    height, width = (int(x) for x in size.split("x"))
-    model = network(name)
-    dense = fx_optimization.fuse(model).cuda().half().to(memory_format=torch.channels_last)
-    frame = torch.randn(int(batch), 3, height, width, device="cuda", dtype=torch.half)
-    frame = frame.contiguous(memory_format=torch.channels_last)
-    result: dict[str, Any] = {"dense": {}, "converted": {}}
-    result["dense"]["eager"] = milliseconds(lambda: dense(frame), 30)
-    result["dense"]["CUDA graph"] = milliseconds(captured(lambda: dense(frame)), 30)
+def folded(model: nn.Module) -> nn.Module:
+    """With batch norms in the convolutions, as everyone who serves a network does it; as it is, if it has no graph."""
+    try:
+        return fx_optimization.fuse(model)
+    except Exception:  # torch.fx's own, of many kinds
+        return model
+
+
+def dense_times(dense: nn.Module, frame: Tensor, compiles: bool, tunes: bool) -> dict[str, dict[str, float]]:
+    """What people would otherwise run. One that fails is left out, with the reason on standard error."""
+    found = {"eager": milliseconds(lambda: dense(frame), 30)}
+    forms: dict[str, Callable[[], Callable]] = {"CUDA graph": lambda: dense}
     if compiles:
-        fast = torch.compile(dense)
-        result["dense"]["torch.compile, CUDA graph"] = milliseconds(captured(lambda: fast(frame)))
-    best = min(times["p50"] for times in result["dense"].values())
-    dm = deltafx.convert(model.cuda().half(), backend="cuda")
-    result["relative_difference"] = relative_difference(dm(frame), dense(frame))
-    for label, share in SHARES.items():
-        with force_masks(dm, mask_of(share, height, width)):
+        forms["torch.compile, CUDA graph"] = lambda: torch.compile(dense)
+    if tunes:
+        options = {"max_autotune": True, "triton.cudagraphs": False}
+        forms["torch.compile max-autotune, CUDA graph"] = lambda: torch.compile(dense, options=options)
+    for name, form in forms.items():
+        try:
+            torch._dynamo.reset()
+            run = form()
+            found[name] = milliseconds(captured(lambda run=run: run(frame)))
+        except Exception as error:
+            print(f"dense, {name}: {str(error).splitlines()[0][:200]}", file=sys.stderr)
+    return found
+
+
+def pictures(batch: int, height: int, width: int, dtype: torch.dtype) -> list[Tensor]:
+    """Two frames that differ in every pixel, of the kind that the weights are scaled for."""
+    torch.manual_seed(0)
+    (scene,) = clip(1, height, width, streams=1)
+    both = [(scene + 0.05 * torch.randn(batch, *scene.shape[1:])).cuda().to(dtype) for _ in range(2)]
+    return [frame.contiguous(memory_format=torch.channels_last) for frame in both]
+
+
+def forced(dm: Any, case: Case, frames: list[Tensor], shares: dict[str, float | None]) -> Iterator[tuple[str, dict]]:
+    """Every share in turn. All that is computed changes."""
+    height, width = frames[0].shape[-2:]
+    number = 0
+
+    def call() -> Any:
+        nonlocal number
+        number += 1
+        return dm(frames[number % len(frames)])
+
+    for label, share in shares.items():
+        with force_masks(dm, mask_of(share, height, width), gates=case.forces_gates):
             for _ in range(5):
-                dm(frame)
-            times = milliseconds(lambda: dm(frame))
-            totals = deltafx.report(dm).totals
-        result["converted"][label] = {
-            **times, "times_faster": best / times["p50"], "macs": totals["macs"] / totals["macs_dense"],
-        }  # fmt: skip
-    result["state_bytes"] = deltafx.report(dm).totals["state_bytes"]
+                call()
+            yield label, {**milliseconds(call), **work(dm), "launches": launches(call)}
+
+
+def work(dm: Any) -> dict[str, float]:
+    """Of the last frame."""
+    totals = deltafx.report(dm).totals
+    return {"macs": totals["macs"], "share": totals["macs"] / totals["macs_dense"], "bytes": least_bytes(dm)}
+
+
+def cut_frame(dm: Any, frames: list[Tensor]) -> dict[str, float]:
+    """The first frame after the scene changed: every pixel is found to differ, after frames in which nothing did."""
+    times = []
+    for number in range(8):
+        old, new = frames[number % 2], frames[(number + 1) % 2]
+        for _ in range(6):
+            dm(old)
+        times.append(once(functools.partial(dm, new)))
+    return summary(times)
+
+
+def judged(found: dict[str, Any], best: float, dtype: torch.dtype) -> dict[str, Any]:
+    """Beside the best dense execution and the device's peaks."""
+    seconds = found["p50"] / 1000
+    result = {**found, "times_faster": best / found["p50"]}
+    result["tflops"], result["gbps"] = 2e-12 * found["macs"] / seconds, 1e-9 * found["bytes"] / seconds
+    limits = peaks(dtype)
+    if limits:
+        result["of_peak_tflops"], result["of_peak_gbps"] = result["tflops"] / limits[0], result["gbps"] / limits[1]
+    if found["share"]:
+        result["distance_to_floor"] = found["p50"] / (best * found["share"])
     return result
 
 
-def table(facts: dict[str, Any]) -> str:
-    lines = [
-        "# The CUDA backend",
-        "",
-        f"{facts['device']}, PyTorch {facts['torch']}, float16, forced masks; whole calls, median and 99th percentile "
-        f"in ms. Repeat with `{facts['command']}`.",
-    ]
-    for case, result in facts["cases"].items():
-        name, batch, size = case.split(":")
-        best = min(times["p50"] for times in result["dense"].values())
-        lines += ["", f"## {name}, batch {batch}, {size}", "", "| | p50 | p99 | times the best dense | MACs computed |"]
-        lines.append("|---|---|---|---|---|")
-        for label, times in result["dense"].items():
-            mark = " (best)" if times["p50"] == best else ""
-            lines.append(f"| dense, {label}{mark} | {times['p50']:.2f} | {times['p99']:.2f} | | |")
-        for label, each in result["converted"].items():
-            lines.append(
-                f"| {label} | {each['p50']:.2f} | {each['p99']:.2f} | {each['times_faster']:.2f} | {each['macs']:.1%} |"
-            )
-        state, difference = result["state_bytes"] / 2**20, result["relative_difference"]
-        lines += ["", f"State: {state:,.0f} MiB. The first frame differs from the dense one's by {difference:.1e}."]
-    return "\n".join(lines) + "\n"
+@torch.no_grad()
+def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    network, batch, size, *rest = name.split(":")
+    height, width = (int(x) for x in size.split("x"))
+    dtype = torch.float32 if "tf32" in rest else torch.float16
+    case = gpu_networks.load(network, options.data)
+    dense = folded(case.model).cuda().to(dtype).to(memory_format=torch.channels_last)  # folded in float32
+    model = case.model.cuda().to(dtype)
+    result: dict[str, Any] = {"case": name, "note": case.note, "dtype": "tf32" if "tf32" in rest else "float16"}
+    if "clip" in rest:
+        return {**result, **on_clip(case, model, dense, (height, width), dtype, options)}
+    frames = pictures(int(batch), height, width, dtype)
+    result["dense"] = dense_times(dense, frames[0], not options.no_compile, options.max_autotune and name in HEADLINES)
+    best = min(times["p50"] for times in result["dense"].values())
+    dm = deltafx.convert(model, **case.arguments)
+    result["relative_difference"] = relative_difference(dm(frames[0]), dense(frames[0]))
+    chosen = {label: share for label, share in SHARES.items() if not options.shares or label in options.shares}
+    result["converted"] = {
+        label: judged(found, best, dtype) for label, found in forced(dm, case, frames, chosen)
+    }  # fmt: skip
+    result["cut"] = cut_frame(dm, frames)
+    report = deltafx.report(dm)
+    result["state_bytes"], result["nodes"] = report.totals["state_bytes"], len(report.nodes)
+    result["output_bytes"] = sum(output_bytes(graph, graph.runtime.plans[0]) for graph in graphs_of(dm))
+    result["not_compiled"] = [node.path for node in report.nodes if node.note or node.kernel in ("dense", "eager")]
+    return result
+
+
+def on_clip(
+    case: Case, model: nn.Module, dense: nn.Module, size: tuple[int, int], dtype: torch.dtype, options: Any
+) -> dict[str, Any]:
+    """Frames of a real clip as a camera gives them, uint8 on the device; each mode beside the dense network."""
+    if options.clip is None:
+        raise Missing("--clip FILE.npz (python -m benchmarks.gpu_clip)")
+    shown = unpack(options.clip)
+    if shown.shape[1:3] != size:
+        raise Missing(f"{options.clip} has frames of {shown.shape[2]}x{shown.shape[1]}")
+    preprocess = case.preprocess or IMAGENET
+    frames = [torch.from_numpy(np.ascontiguousarray(x))[None].cuda() for x in shown]
+    ready = [preprocess(x).cuda().to(dtype).contiguous(memory_format=torch.channels_last) for x in shown]
+    result: dict[str, Any] = {"frames": len(frames), "clip": options.clip.name}
+    result["dense"] = dense_times(dense, ready[0], not options.no_compile, False)
+    best = min(times["p50"] for times in result["dense"].values())
+    ways = {mode: {"mode": mode} for mode in MODES}
+    if options.threshold is not None:
+        ways["calibrated"] = {"threshold": str(options.threshold)}
+    result["converted"] = {}
+    for label, how in ways.items():
+        try:
+            dm = deltafx.convert(model, preprocess=preprocess, **how)
+        except deltafx.ConvertError:
+            continue  # the calibration is another network's
+        result["converted"][label] = judged(over_clip(dm, dense, frames, ready), best, dtype)
+        result["state_bytes"] = deltafx.report(dm).totals["state_bytes"]
+    return result
+
+
+def over_clip(dm: Any, dense: nn.Module, frames: list[Tensor], ready: list[Tensor]) -> dict[str, Any]:
+    """Means and percentiles of all frames but those before a frame is one graph."""
+    figures: dict[str, list[float]] = {name: [] for name in ("ms", "macs", "bytes", "update_rate", "relative_error")}
+    for number, (frame, pixels) in enumerate(zip(frames, ready, strict=True)):
+        kept: list[Any] = []
+        ms = once(lambda frame=frame, kept=kept: kept.append(dm(frame)))
+        if number < WARM_FRAMES:
+            continue
+        report = deltafx.report(dm)
+        found = {
+            "ms": ms, "macs": report.totals["macs"], "bytes": least_bytes(dm),
+            "update_rate": report.nodes[0].update_rate, "relative_error": relative_difference(kept[0], dense(pixels)),
+        }  # fmt: skip
+        for name, value in found.items():
+            figures[name].append(value)
+    times = figures.pop("ms")
+    means = {name: statistics.fmean(values) for name, values in figures.items()}
+    return {
+        **summary(times), **means, "share": means["macs"] / report.totals["macs_dense"],
+        "gate": str(settings_of(dm).input_gate), "launches": launches(lambda: dm(frames[-1])),
+    }  # fmt: skip
+
+
+def file_of(folder: Path, case: str) -> Path:
+    return folder / f"{case.replace(':', '_')}.json"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", default=CASES, metavar="NETWORK:BATCH:HEIGHTxWIDTH")
+    parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE")
+    parser.add_argument("--shares", nargs="+", choices=SHARES, help="some of the masks; all by default")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--max-autotune", action="store_true", help="for the headline cases; it takes minutes")
+    parser.add_argument("--clip", type=Path, help="what benchmarks.gpu_clip wrote")
+    parser.add_argument("--threshold", type=Path, help="a calibration, measured on the clip beside the modes")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder with NanoDet's ONNX file")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cuda"), help="a folder")
+    parser.add_argument("--again", action="store_true", help="also cases that are there")
     options = parser.parse_args()
     torch.backends.cudnn.benchmark = True
-    facts: dict[str, Any] = {
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    options.out.mkdir(parents=True, exist_ok=True)
+    facts = {
         "device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
-        "command": "python -m benchmarks.gpu " + " ".join(sys.argv[1:]), "cases": {},
+        "commit": output_of("git", "describe", "--always", "--dirty"),
+        "command": "python -m benchmarks.gpu " + " ".join(sys.argv[1:]),
     }  # fmt: skip
-    if options.out and options.out.exists():
-        facts["cases"] = json.loads(options.out.read_text())["cases"]
     for case in options.cases:
-        if case in facts["cases"]:
+        path = file_of(options.out, case)
+        if path.exists() and not options.again:
             continue
-        facts["cases"][case] = result = measured(case, not options.no_compile)
-        print(table({**facts, "cases": {case: result}}), flush=True)
-        if options.out:
-            options.out.write_text(json.dumps(facts, indent=2) + "\n")
-            options.out.with_suffix(".md").write_text(table(facts))
+        try:
+            result = {**facts, **measured(case, options)}
+        except Missing as reason:
+            print(f"{case}: {reason}", file=sys.stderr)
+            continue
+        except RuntimeError as error:  # too large for the device, or frames of a size that the network does not take
+            print(f"{case}: {str(error).splitlines()[0]}", file=sys.stderr)
+            continue
+        path.write_text(json.dumps(result, indent=1) + "\n")
+        print(table([result]), flush=True)
+        torch.cuda.empty_cache()
+    options.out.with_suffix(".md").write_text(table(read(options.out)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What it costs to know the time of every node: one network with profiling off, on, and without the question.
 
-Processor time of one thread, so that other processes do not count.
+On a CPU it is processor time of one thread, so that other processes do not count; on a GPU the time of whole calls, by
+events, of two converted networks, because the question is asked when their frames are captured.
 
 Run as `python -m benchmarks.profile`; see README.md.
 """
@@ -21,7 +22,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision import models
 
 import deltafx
@@ -50,26 +51,77 @@ def side(plan: Plan, name: str) -> Iterator[None]:
     vars(plan).pop("run", None)
 
 
-def measure(name: str, height: int, width: int, seconds: float) -> Iterator[dict[str, Any]]:
+def dense(name: str, height: int, width: int) -> nn.Module:
     torch.manual_seed(0)
-    (scene,) = clip(1, height, width, streams=1)
-    frames = [scene + 0.05 * torch.randn(scene.shape) for _ in range(4)]  # they differ in every pixel
     pictures = torch.cat(list(clip(6, height // 4, width // 4, streams=1)))
-    dm = deltafx.convert(scale_weights(models.get_model(name, weights=None), pictures))
+    return scale_weights(models.get_model(name, weights=None), pictures)
+
+
+def pictures(height: int, width: int) -> list[Tensor]:
+    """They differ in every pixel."""
+    (scene,) = clip(1, height, width, streams=1)
+    return [scene + 0.05 * torch.randn(scene.shape) for _ in range(4)]
+
+
+CASES = {"nothing changed": 0.0, "5 % in blobs": 0.05}
+
+
+def row(name: str, case: str, dm: Any, spent: dict[str, list[float]]) -> dict[str, Any]:
+    base, off, on = (statistics.median(spent[side]) if side in spent else None for side in SIDES)
+    costs = (None if base is None else 100 * (off / base - 1), 100 * (on / off - 1))
+    return {
+        "network": name, "case": case, "nodes": len(deltafx.report(dm).nodes), "frames": len(spent["on"]),
+        **{side: asdict(Times.of(spent[side])) for side in SIDES if side in spent},
+        **{name: cost for name, cost in zip(COSTS, costs, strict=True) if cost is not None},
+    }  # fmt: skip
+
+
+def measure(name: str, height: int, width: int, batch: int, seconds: float) -> Iterator[dict[str, Any]]:
+    frames = pictures(height, width)
+    dm = deltafx.convert(dense(name, height, width))
     dm(frames[0])
     (plan,) = dm.runtime.plans
-    for case, shown in (("nothing changed", frames[:1]), ("5 % in blobs", frames)):
-        held = force_masks(dm, blobs(height, width, 0.05, size=48)) if case != "nothing changed" else nullcontext()
-        with held:
+    for case, share in CASES.items():
+        shown = frames if share else frames[:1]
+        with force_masks(dm, blobs(height, width, share, size=48)) if share else nullcontext():
             for _ in range(4):
                 dm(shown[0])
             spent = in_turn(dm, plan, shown, seconds)
-        base, off, on = (statistics.median(spent[side]) for side in SIDES)
-        yield {
-            "network": name, "case": case, "nodes": len(deltafx.report(dm).nodes), "frames": len(spent["on"]),
-            **{side: asdict(Times.of(spent[side])) for side in SIDES},
-            **dict(zip(COSTS, (100 * (off / base - 1), 100 * (on / off - 1)))),
-        }  # fmt: skip
+        yield row(name, case, dm, spent)
+
+
+def measure_on_gpu(name: str, height: int, width: int, batch: int, seconds: float) -> Iterator[dict[str, Any]]:
+    model = dense(name, height, width).cuda().half()
+    frames = [x.repeat(batch, 1, 1, 1).cuda().half() for x in pictures(height, width)]
+    dms = {side: deltafx.convert(model, options={"profile": side == "on"}) for side in ("off", "on")}
+    for case, share in CASES.items():
+        shown = frames if share else frames[:1]
+        with contextlib.ExitStack() as held:
+            for dm in dms.values():
+                if share:
+                    held.enter_context(force_masks(dm, blobs(height, width, share, size=48).cuda()))
+                for _ in range(6):
+                    dm(shown[0])
+            spent = calls_in_turn(dms, shown, seconds)
+            nodes = deltafx.report(dms["on"]).totals["milliseconds"]
+        yield {**row(f"{name}, batch {batch}", case, dms["on"], spent), "in nodes, ms": nodes}
+
+
+def calls_in_turn(dms: dict[str, Any], shown: list[Tensor], seconds: float) -> dict[str, list[float]]:
+    """Seconds from before a call to the end of what it launched, by side."""
+    spent: dict[str, list[float]] = {name: [] for name in dms}
+    order, draw, until = list(dms), random.Random(0), time.perf_counter() + seconds
+    while time.perf_counter() < until or len(spent["on"]) < 40:
+        draw.shuffle(order)
+        frame = shown[len(spent["on"]) % len(shown)]
+        for name in order:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            dms[name](frame)
+            end.record()
+            end.synchronize()
+            spent[name].append(start.elapsed_time(end) / 1000)
+    return spent
 
 
 def in_turn(dm: Any, plan: Plan, shown: list[Tensor], seconds: float) -> dict[str, list[float]]:
@@ -92,37 +144,44 @@ def main(
     height: int = 288,
     width: int = 384,
     seconds: Annotated[float, typer.Option(help="how long a case takes at least")] = 20.0,
+    gpu: Annotated[bool, typer.Option("--gpu", help="in float16 on the GPU, not on the CPU")] = False,
+    batches: Annotated[str, typer.Option(help="on a GPU, numbers of streams")] = "1,8",
     out: Annotated[Path, typer.Option(help="JSON; a table with the suffix .md is written beside it")] = Path(
         "benchmarks/results/profile.json"
     ),
 ) -> None:
-    """Measure what profiling costs on the CPU."""
+    """Measure what profiling costs."""
     torch.set_num_threads(1)  # its processor time is the frame's
     results = []
     with torch.inference_mode():
         for name in networks.split(","):
-            for row in measure(name, height, width, seconds):
-                results.append(row)
-                print(
-                    f"{name}, {row['case']}: off {row['off costs %']:+.2f} %, on {row['on costs %']:+.2f} %", flush=True
-                )
-    facts = {**surroundings(), "frame": f"{width}x{height}", "dtype": "torch.float32"}
+            for batch in map(int, batches.split(",") if gpu else ("1",)):
+                for found in (measure_on_gpu if gpu else measure)(name, height, width, batch, seconds):
+                    results.append(found)
+                    print("; ".join(f"{key} {cell(value)}" for key, value in found.items()), flush=True)
+    facts = {**surroundings(), "frame": f"{width}x{height}", "dtype": "torch.float16" if gpu else "torch.float32"}
+    if gpu:
+        facts["device"] = torch.cuda.get_device_name()
+    write(facts, results, out)
+
+
+def write(facts: dict[str, Any], results: list[dict[str, Any]], out: Path) -> None:
+    """JSON, and a table beside it."""
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
-    head = ("network", "case", "nodes", *(f"{side}, ms" for side in SIDES), *COSTS)
+    head = list(results[0])
     lines = [
-        *(f"* {key}: {value}" for key, value in facts.items()),
-        "",
-        f"| {' | '.join(head)} |",
-        "|---" * len(head) + "|",
-    ]
-    for row in results:
-        cells = [
-            row["network"], row["case"], str(row["nodes"]), *(f"{row[side]['median']:.3f}" for side in SIDES),
-            *(f"{row[key]:+.2f} %" for key in COSTS),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+        *(f"* {key}: {value}" for key, value in facts.items()), "",
+        f"| {' | '.join(f'{key}, ms' if key in SIDES else key for key in head)} |", "|---" * len(head) + "|",
+        *(f"| {' | '.join(cell(found[key]) for key in head)} |" for found in results),
+    ]  # fmt: skip
     out.with_suffix(".md").write_text("\n".join([*lines, ""]))
+
+
+def cell(value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{value['median']:.3f}"
+    return "" if value is None else f"{value:.2f}" if isinstance(value, float) else str(value)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 import deltafx
-from benchmarks.gpu import mask_of, network
+from benchmarks import gpu_networks
+from benchmarks.gpu import mask_of
 from benchmarks.measure import surroundings
 from deltafx.testing import force_masks
 
@@ -47,7 +48,7 @@ def call_time(dm: Any, frame: Tensor, mask: Tensor) -> float:
 def measured(batch: int) -> dict[str, Any]:
     frame = torch.randn(batch, 3, HEIGHT, WIDTH, device="cuda", dtype=torch.half)
     frame = frame.contiguous(memory_format=torch.channels_last)
-    dm = deltafx.convert(network("resnet50").cuda().half(), backend="cuda")
+    dm = deltafx.convert(gpu_networks.load("resnet50", Path()).model.cuda().half(), backend="cuda")
     masks = {name: mask_of(share, HEIGHT, WIDTH) for name, share in SHARES.items()}
     times: Callable[[], dict[str, float]] = lambda: {name: call_time(dm, frame, mask) for name, mask in masks.items()}  # noqa: E731
     before, begin = times(), time.perf_counter()

@@ -13,7 +13,11 @@ from deltafx.backends import BACKENDS, choose_backend, unavailable
 
 
 def build_info() -> dict[str, Any]:
-    """Versions, and for each backend "available" or the reason why it is not; `auto` is what `convert` would choose."""
+    """Versions, and for each backend "available" or the reason why it is not.
+
+    `auto` is what `convert` chooses for a model on the CPU, `auto_on_gpu` for one on the current GPU (None: there is
+    none).
+    """
     return {
         "deltafx": importlib.metadata.version("deltafx"),
         "torch": torch.__version__,
@@ -24,6 +28,7 @@ def build_info() -> dict[str, Any]:
         "cuda_kernels": cuda_build(),
         "backends": {name: unavailable(name) or "available" for name in BACKENDS},
         "auto": choose_backend("auto"),
+        "auto_on_gpu": choose_backend("auto", [torch.device("cuda")]) if torch.cuda.is_available() else None,
     }
 
 

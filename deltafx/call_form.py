@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import inspect
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +27,13 @@ class CallForm:
 
     spec: pytree.TreeSpec
     leaves: tuple[Any, ...]
+    number: int = field(init=False, compare=False, repr=False)  # its hash, which a frame asks for many times
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "number", hash((self.spec, self.leaves)))
+
+    def __hash__(self) -> int:
+        return self.number
 
     @classmethod
     def of(cls, args: tuple, kwargs: dict[str, Any]) -> tuple[CallForm, list[Tensor]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from deltafx.backends import choose_backend
 from deltafx.capture import capture
@@ -59,7 +60,8 @@ def convert(
             lets flicker pass by.
         preprocess: the first input comes as uint8 frames, which are normalised where they changed; see `Preprocess`.
         payload: "value", or "difference" (the paper's form, which drifts by rounding).
-        backend: "auto", "reference", "cpu" or "cuda".
+        backend: "auto", "reference", "cpu" or "cuda". "auto" is that of the device of the weights (of the example
+            inputs, if there are no weights): move the model to its GPU before it is converted.
         keep_dense: module paths or operator names that stay dense without comment.
         refresh_every: compute every n-th frame in full.
         refresh_within: a background refresh: strip by strip, every pixel of every node is computed anew twice in so
@@ -75,13 +77,13 @@ def convert(
     Raises:
         ConvertError: the model cannot be converted, or an argument is wrong; the message says what to do.
     """
+    examples = None if example_inputs is None else as_arguments(example_inputs)
     settings = resolve(
         mode=mode, threshold=threshold, norm=norm, input_gate=input_gate, preprocess=preprocess, payload=payload,
-        backend=choose_backend(backend), keep_dense=keep_dense, refresh_every=refresh_every,
-        refresh_within=refresh_within, refresh_touched=refresh_touched, strict=strict, dump=dump,
-        options=options,
+        backend=choose_backend(backend, devices_of(model, examples)), keep_dense=keep_dense,
+        refresh_every=refresh_every, refresh_within=refresh_within, refresh_touched=refresh_touched, strict=strict,
+        dump=dump, options=options,
     )  # fmt: skip
-    examples = None if example_inputs is None else as_arguments(example_inputs)
     try:
         graph_module = capture(model)
     except NoGraph as reason:
@@ -99,3 +101,11 @@ def convert(
 
 def as_arguments(example_inputs: Any) -> tuple:
     return tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)
+
+
+def devices_of(model: nn.Module, examples: tuple | None) -> set[torch.device]:
+    """Where the weights are; if there are none, where the example inputs are."""
+    tensors = [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    if not tensors:
+        tensors = [leaf for leaf in pytree.tree_leaves(examples) if isinstance(leaf, torch.Tensor)]
+    return {tensor.device for tensor in tensors}

@@ -6,6 +6,7 @@ are on the device, so the same graph serves every frame: those in which nothing 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import operator
@@ -18,8 +19,10 @@ from torch.utils import _pytree as pytree
 
 from deltafx.delta import Delta
 from deltafx.graph_step import step_of
+from deltafx.graph_times import GraphTimes
 from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.plan import scale_name
+from deltafx.profile import DeviceTimer
 
 if TYPE_CHECKING:
     from deltafx.plan import Plan
@@ -40,10 +43,15 @@ class FrameGraph:
         self.entering: list[tuple[int, DenseToDelta]] = []
         self.inner: list[tuple[DeltaNode, tuple]] = []
         self.leaving: list[tuple[fx.Node, Callable]] = []  # delta_to_dense, and what is made of their results
+        self.placeholders: list[fx.Node] = []
+        device = plan.stale.device
+        self.on_device = torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
         self.graph: Any = None  # what is replayed
+        self.times: GraphTimes | None = None  # with profiling
         self.values: dict[fx.Node, Any] = {}  # which are the same in every frame
         for node in graph_module.graph.nodes:
             self.add(node, graph_module)
+        self.states = [plan.nodes[module.path] for module, _ in self.inner]
 
     def add(self, node: fx.Node, graph_module: fx.GraphModule) -> None:
         module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -54,7 +62,8 @@ class FrameGraph:
             return
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
         if node.op == "placeholder":
-            self.values[node] = len([other for other in self.values if other.op == "placeholder"])
+            self.values[node] = len(self.placeholders)
+            self.placeholders.append(node)
         elif node.op == "get_attr":
             self.values[node] = operator.attrgetter(str(node.target))(graph_module)
         elif isinstance(module, DenseToDelta):
@@ -81,10 +90,15 @@ class FrameGraph:
         return state.deltas
 
     def capture(self) -> None:
+        timer, timed = self.plan.timer, contextlib.nullcontext()  # type: Any, Any
+        if isinstance(timer, DeviceTimer):
+            self.times = GraphTimes(timer.device, [self.plan.nodes[module.path] for module, _ in self.inner])
+            timed = timer.capture(self.times)
         collects = gc.isenabled()
         gc.disable()  # an older graph that is freed meanwhile would break the capture
         try:
-            self.graph = importlib.import_module("deltafx.backends.cuda.parts").capture(self.inner, self.plan)
+            with timed:
+                self.graph = importlib.import_module("deltafx.backends.cuda.parts").capture(self.inner, self.plan)
         except BaseException:
             self.plan.frame_graph = None
             raise
@@ -96,15 +110,18 @@ class FrameGraph:
         """One frame; `given` has the value of each placeholder."""
         for index, dense_to_delta in self.entering:
             dense_to_delta(given[index])
-        with torch.cuda.device(self.plan.stale.device):
+        with self.on_device:
             if self.graph is None:
                 self.capture()
             self.graph.replay()
-        for module, _ in self.inner:
-            self.plan.nodes[module.path].last_frame = self.plan.frame
+        if self.times is not None and isinstance(self.plan.timer, DeviceTimer):
+            self.plan.timer.replayed(self.times)
+        frame = self.plan.frame
+        for state in self.states:
+            state.last_frame = frame
         results, result = dict(self.values), None
         for node, step in self.leaving:
-            result = results[node] = step([results[source] for source in node.all_input_nodes])
+            result = results[node] = step(results)
         return result
 
 
@@ -124,7 +141,7 @@ def frame_graph(graph_module: fx.GraphModule, plan: Plan | None) -> FrameGraph |
 
 def can_be_captured(graph_module: fx.GraphModule, plan: Plan) -> bool:
     """Whether all that a frame does between its inputs and outputs is done by compiled CUDA kernels."""
-    if plan.stale.device.type != "cuda" or plan.checker is not None or plan.profiles:
+    if plan.stale.device.type != "cuda" or plan.checker is not None:
         return False
     try:
         return bool(FrameGraph(graph_module, plan).inner)

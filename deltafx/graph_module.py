@@ -10,13 +10,10 @@ from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
-from deltafx.backends import frame_program
 from deltafx.errors import FrameError
-from deltafx.frame_graph import frame_graph
 from deltafx.history import History
-from deltafx.node import NO_EXPORT, FrameModule, refuse_export, take_over_weights
+from deltafx.node import FrameModule, refuse_export, take_over_weights
 from deltafx.runtime import Runtime
 
 RUNTIME = "_deltafx"
@@ -40,6 +37,8 @@ class DeltaGraphModule(fx.GraphModule):
         """Regenerate `forward` from the graph; its call is one frame."""
         code = super().recompile()
         type(self).forward = as_frame(type(self).forward)
+        if RUNTIME in self._modules:
+            self.runtime.start_over()  # plans are of the graph as it was
         return code
 
     def train(self, mode: bool = True) -> DeltaGraphModule:
@@ -69,17 +68,9 @@ def as_frame(forward: Callable) -> Callable:
     @functools.wraps(forward)
     def frame(self: DeltaGraphModule, *args: Any, **kwargs: Any) -> Any:
         refuse_export()
-        if any(is_symbolic(leaf) for leaf in pytree.tree_leaves((args, kwargs))):
-            raise FrameError(NO_EXPORT)
-        with self.runtime.frame(self, args, kwargs) as given:
-            whole = frame_graph(self, self.runtime.running) or frame_program(self, self.runtime.running)
-            return forward(self, *args, **kwargs) if whole is None else whole.run(given)
+        return self.runtime.run(self, forward, args, kwargs)
 
     return frame
-
-
-def is_symbolic(leaf: Any) -> bool:
-    return isinstance(leaf, (fx.Proxy, torch._subclasses.FakeTensor))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,28 +1,57 @@
-"""One node of a graph as a function of the values of its input nodes."""
+"""One node of a graph as a function of the values of all nodes before it.
+
+Its arguments are taken apart once, so that a frame only picks values and calls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any
 
 from torch import fx, nn
 
-from deltafx.ops.base import Slot, fill
+Values = Mapping[fx.Node, Any]
 
 
-def step_of(node: fx.Node, module: nn.Module | None) -> Callable[[list[Any]], Any]:
-    """What runs a node from Python, given the values of its input nodes."""
-    sources = list(node.all_input_nodes)
-    slots: dict[fx.Node, Any] = {source: Slot(index) for index, source in enumerate(sources)}
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), slots.__getitem__)
-    if node.op == "call_method":
-        name = str(node.target)
-        return lambda given: call(getattr(fill(args[0], given), name), args[1:], kwargs, given)
+def step_of(node: fx.Node, module: nn.Module | None) -> Callable[[Values], Any]:
+    """What runs a node from Python, given the values of the nodes that it reads."""
     if node.op == "output":
-        return lambda given: fill(args[0], given)
-    target: Any = node.target if module is None else module
-    return lambda given: call(target, args, kwargs, given)
+        return picker(node.args[0])
+    if node.op == "call_method":
+        return method_step(str(node.target), node)
+    function: Any = node.target if module is None else module
+    first = node.args[0] if node.args else None
+    if isinstance(first, fx.Node) and len(node.args) == 1 and not node.kwargs:
+        return lambda values: function(values[first])
+    args, kwargs = picker(node.args), picker(node.kwargs)
+    return lambda values: function(*args(values), **kwargs(values))
 
 
-def call(function: Callable, args: tuple, kwargs: dict[str, Any], given: list[Any]) -> Any:
-    return function(*fill(args, given), **fill(kwargs, given))
+def method_step(name: str, node: fx.Node) -> Callable[[Values], Any]:
+    target, args, kwargs = picker(node.args[0]), picker(node.args[1:]), picker(node.kwargs)
+    return lambda values: getattr(target(values), name)(*args(values), **kwargs(values))
+
+
+def picker(template: Any) -> Callable[[Values], Any]:
+    """What makes an argument of a node: the template with the values of the nodes in it.
+
+    Its lists are new ones in every frame, which the function may write to, and ordinary ones.
+    """
+    if isinstance(template, fx.Node):
+        return itemgetter(template)
+    if isinstance(template, slice):
+        start, stop, step = (picker(part) for part in (template.start, template.stop, template.step))
+        return lambda values: slice(start(values), stop(values), step(values))
+    if isinstance(template, dict):
+        named = [(name, picker(part)) for name, part in template.items()]
+        return lambda values: {name: part(values) for name, part in named}
+    if isinstance(template, (list, tuple)):
+        parts = [picker(part) for part in template]
+        if isinstance(template, list):
+            return lambda values: [part(values) for part in parts]
+        kind: Any = type(template)
+        if hasattr(kind, "_fields"):
+            return lambda values: kind(*[part(values) for part in parts])
+        return lambda values: tuple([part(values) for part in parts])
+    return lambda values: template

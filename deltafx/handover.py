@@ -28,7 +28,7 @@ class Clock:
         self.time = 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Handover:
     """What a tensor says of its changes. `mask` is that of the node it comes from, which the next frame overwrites."""
 

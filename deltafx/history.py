@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import fx
 
+from deltafx.errors import unknown_name
 from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.ops import Op
 
@@ -41,6 +41,20 @@ class Pass:
     def did_nothing(self) -> bool:
         return not (self.removed or self.added or self.changed)
 
+    @property
+    def summary(self) -> str:
+        """In one sentence."""
+        counts = f"{len(self.removed)} nodes went, {len(self.added)} came, {len(self.changed)} are others"
+        return f"{self.name}: {self.rewrites} rewrites; {'nothing changed' if self.did_nothing else counts}"
+
+    def __str__(self) -> str:
+        lines = [self.summary]
+        lines += [f"- {line}" for line in self.removed]
+        lines += [f"+ {line}" for line in self.added]
+        for before, after in self.changed:
+            lines += [f"  {before}", f"  -> {after}"]
+        return "\n".join(lines)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -55,11 +69,22 @@ class Pair:
 
 @dataclass(frozen=True)
 class History:
-    """The dense graph, every pass, and the result. `str()` pairs before and after; `to_dict()` is for JSON."""
+    """The dense graph, every pass, and the result.
+
+    `str()` pairs before and after, `history["fold_affine"]` is what one pass did, line by line as text; `to_dict()` is
+    for JSON.
+    """
 
     before: tuple[Line, ...]
     passes: tuple[Pass, ...]
     after: tuple[Line, ...]
+
+    def __getitem__(self, name: str) -> Pass:
+        """The pass of this name; KeyError if there is none."""
+        for step in self.passes:
+            if step.name == name:
+                return step
+        raise KeyError(unknown_name("pass", name, [step.name for step in self.passes]))
 
     def pairs(self) -> tuple[Pair, ...]:
         """Every node of the dense graph, in order, beside the one that computes it after the last pass."""
@@ -88,13 +113,8 @@ class History:
             )
             for pair in self.pairs()
         ]
-        return "\n".join([table(("dense", "operator", "now in", "operator now"), rows), "", *self.steps()])
-
-    def steps(self) -> Iterator[str]:
-        """One sentence for each pass."""
-        for step in self.passes:
-            counts = f"{len(step.removed)} nodes went, {len(step.added)} came, {len(step.changed)} are others"
-            yield f"{step.name}: {step.rewrites} rewrites; {'nothing changed' if step.did_nothing else counts}"
+        steps = [step.summary for step in self.passes]
+        return "\n".join([table(("dense", "operator", "now in", "operator now"), rows), "", *steps])
 
 
 class Journal:

@@ -110,7 +110,7 @@ def measured_page(
         last[:] = [shown.frame]
         each(shown)
 
-    mode = settings_of(dm).mode
+    mode = settings_of(dm).deciding
     done = run_bench(network, frames, clip=clip, modes=(), converted={mode: dm}, each=look)
     pictures = strip(dm, maps[0], last[0])
     page(dm, path, f"{network.name}, {mode}", done.reports[mode], done.result, pictures)

@@ -14,7 +14,7 @@ from torch import fx, nn
 from deltafx.errors import ConvertError, NoGraph
 from deltafx.ops import operator_of_module
 from deltafx.passes.context import constant_of, place_constant, place_module
-from deltafx.plan import bind_arguments
+from deltafx.signature import Signature
 
 NEEDS_SIZES = ("onnx2torch.",)  # libraries whose modules take sizes and numbers of inputs as they come
 
@@ -33,7 +33,7 @@ def inline_leaves(graph_module: fx.GraphModule, capture: Callable[[nn.Module], f
             continue
         try:
             inside = capture(module)
-            arguments = bind_arguments(inside, node.args, node.kwargs)
+            arguments = Signature.of(inside.graph).bind(node.args, dict(node.kwargs))
         except (ConvertError, TypeError, ValueError) as error:
             if type(module).__module__.startswith(NEEDS_SIZES):
                 raise NoGraph(f"{node.meta['path']}: the graph computes with the sizes of its frames") from error

@@ -63,7 +63,7 @@ def load_network(name: str, statistics: Preprocess | None = None) -> Network:
     elif name.endswith(".onnx"):
         from deltafx.models_zoo.onnx_file import fixed_size, read_onnx
 
-        network = Network(name, read_onnx(name), UNIT, stride=32, size=fixed_size(name), note=UNIT_NOTE)
+        network = Network(Path(name).name, read_onnx(name), UNIT, stride=32, size=fixed_size(name), note=UNIT_NOTE)
     elif ".py:" in name:
         network = of_file(name)
     elif name.startswith("timm:"):

@@ -6,12 +6,12 @@ Outside a frame they are the dense network: called with tensors they return tens
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from deltafx.delta import Delta
@@ -92,6 +92,12 @@ def refuse_export() -> None:
     """State from frame to frame cannot be traced into another graph."""
     if torch.compiler.is_exporting() or torch.jit.is_tracing():
         raise FrameError(NO_EXPORT)
+
+
+def refuse_symbolic(values: Iterable[Any]) -> None:
+    for value in values:
+        if isinstance(value, (fx.Proxy, torch._subclasses.FakeTensor)):
+            raise FrameError(NO_EXPORT)
 
 
 def take_over_weights(module: nn.Module, recurse: bool = True) -> None:
@@ -221,10 +227,17 @@ class DeltaToDense(FrameModule):
         if plan is None:
             return result
         state = plan.begin_node(self.path)
-        dense = plan.run(state, state.kernel.run_output, self, state, result, plan)
-        if plan.copies_outputs:
-            dense = pytree.tree_map_only(Tensor, torch.clone, dense)
-        for delta, tensor in zip(pytree.tree_leaves(result), pytree.tree_leaves(dense), strict=True):
-            if isinstance(delta, Delta):
-                hand_over(tensor, delta.mask, plan.clock)
+        dense = state.kernel.run_output(self, state, result, plan)
+        if isinstance(result, Delta):
+            return self.leave(result, dense, plan)
+        deltas, tensors = pytree.tree_leaves(result), pytree.tree_flatten(dense)
+        left = [self.leave(delta, x, plan) for delta, x in zip(deltas, tensors[0], strict=True)]
+        return pytree.tree_unflatten(left, tensors[1])
+
+    def leave(self, delta: Any, dense: Any, plan: Any) -> Any:
+        """What the caller gets; a tensor says which of its pixels changed."""
+        if plan.copies_outputs and isinstance(dense, Tensor):
+            dense = dense.clone()
+        if isinstance(delta, Delta):
+            hand_over(dense, delta.mask, plan.clock)
         return dense

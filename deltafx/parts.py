@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,10 +27,11 @@ from deltafx.dense_macs import DenseMacs
 from deltafx.eager_times import EagerTimes
 from deltafx.errors import ConvertError, FrameError, NoDeltaForm, NoGraph
 from deltafx.graph_module import DeltaGraphModule
+from deltafx.guards import FrameLock
 from deltafx.node import refuse_export, take_over_weights
 from deltafx.ops.base import borrow_module
 from deltafx.passes import Context
-from deltafx.runtime import Weights, alone, streams_of
+from deltafx.runtime import Weights, streams_of
 from deltafx.settings import Settings
 
 KEPT_FORMS = 4  # of one module's calls: the graphs used longest ago make room
@@ -49,6 +49,7 @@ TRANSIENT = (
     "context",
     "checked",
     "forced_mask",
+    "forces_gates",
     "silent",
 )
 
@@ -191,8 +192,9 @@ class DeltaParts(nn.Module):
 
     def idle(self) -> None:
         """As it is before the first frame; no frame is running."""
-        self.lock = threading.Lock()
+        self.lock = FrameLock()
         self.forced_mask: Tensor | None = None
+        self.forces_gates = True
         self.silent = False  # says nothing of noise
         self.start_over()
 
@@ -205,8 +207,7 @@ class DeltaParts(nn.Module):
         self.macs: DenseMacs | None = None  # of a dense frame like the last one
         self.streams: int | None = None
         self.ran: list[Ran] = []  # in the last frame
-        host = all(parameter.device.type == "cpu" for parameter in self.model.parameters())
-        self.times = EagerTimes() if self.settings.options.profile and host else None
+        self.times = EagerTimes() if self.settings.options.profile else None
         self.context = Context(self.settings)
         self.checked = False
 
@@ -226,7 +227,7 @@ class DeltaParts(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """One frame: what the model takes and gives."""
         refuse_export()
-        with alone(self.lock), torch.no_grad():
+        with self.lock, torch.no_grad():
             if self.settings.preprocess is not None:
                 args = self.settings.preprocess.arguments(args, self.dtype)
             self.begin(args, kwargs)
@@ -311,7 +312,7 @@ class DeltaParts(nn.Module):
         runtime = graph.runtime
         runtime.scales, runtime.later_scales, runtime.of_gates = self.scales.setdefault(part.path, ({}, {}, {}))
         runtime.warned_of_noise = self.silent or bool(self.ran)
-        runtime.forced_mask = self.forced_mask
+        runtime.forced_mask, runtime.forces_gates = self.forced_mask, self.forces_gates
         return graph
 
     def stays_dense(self, path: str) -> bool:
@@ -348,7 +349,7 @@ class DeltaParts(nn.Module):
         return "\n".join(f"  {part.path}: {part.reason}" for part in called) or "  none was called"
 
     def reset(self, streams: list[int] | None) -> None:
-        with alone(self.lock):
+        with self.lock:
             if streams is None:
                 self.streams = None
                 if self.times is not None:

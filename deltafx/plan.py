@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from deltafx.background import BackgroundRefresh
 from deltafx.check import Checker
-from deltafx.errors import FrameError, NoDeltaForm
+from deltafx.errors import NoDeltaForm
 from deltafx.gate import LEARNED, InputGate, infer_grey_level
 from deltafx.handover import Clock
 from deltafx.node import DeltaNode, DenseToDelta
@@ -47,7 +47,10 @@ class Plan:
         self.inputs: list[NodeState] = []  # those of the dense_to_delta nodes
         self.predicted_bytes = 0
         self.constants: dict[str, Any] = {}
-        self.shared = [x.clone() for x in leaves if isinstance(x, Tensor) and not self.has_streams(x.shape)]
+        tensors = [(index, x) for index, x in enumerate(leaves) if isinstance(x, Tensor)]
+        self.shared = [(index, x.clone()) for index, x in tensors if not self.has_streams(x.shape)]
+        self.nested = spec.num_nodes > len(leaves) + 1  # an argument is more than one leaf, or none
+        self.autocast_of = {x.device.type for _, x in tensors if torch.amp.is_autocast_available(x.device.type)}
         device = next((x.device for x in leaves if isinstance(x, Tensor)), torch.device("cpu"))
         self.stale = torch.ones(streams, dtype=torch.bool, device=device)
         self.timer = timer_for(device) if options.profile else None
@@ -66,6 +69,7 @@ class Plan:
         self.non_finite = torch.zeros_like(self.stale)
         self.differs = False  # whether a difference may have flagged `non_finite`
         self.forced_mask: Tensor | None = None
+        self.forces_gates = True
         self.checker: Checker | None = None
         self._given: Tensor | None = None  # what `forced_mask` was made of, and `_pooled` from it
         self._pooled: dict[tuple[int, ...], Tensor] = {}
@@ -90,20 +94,27 @@ class Plan:
             return False
         return all(same_argument(mine, leaf) for mine, leaf in zip(self.leaves, leaves, strict=True))
 
+    def takes(self, inputs: list[Any]) -> bool:
+        """Whether `inputs` are what this plan is for, as far as that is seen at a glance: none is nested, and each is a
+        tensor or a plain value."""
+        return not self.nested and len(inputs) == len(self.leaves) and all(map(same_at_a_glance, self.leaves, inputs))
+
+    def meets_autocast(self) -> bool:
+        return any(map(torch.is_autocast_enabled, self.autocast_of))
+
     def has_streams(self, shape: torch.Size) -> bool:
         return len(shape) > 0 and shape[0] == self.streams
 
     # -- the course of a frame ----------------------------------------------------------------------------------------
 
-    def begin(self, leaves: list[Any], forced_mask: Tensor | None) -> None:
+    def begin(self, leaves: list[Any], forced_mask: Tensor | None, forces_gates: bool = True) -> None:
         """Settle which streams this frame refreshes."""
-        tensors = [x for x in leaves if isinstance(x, Tensor) and not self.has_streams(x.shape)]
         if self.unfinished:
             self.reset_streams()
-        for kept, given in zip(self.shared, tensors, strict=True):
-            self.stale |= ~(kept == given).all()
+        for index, kept in self.shared:
+            self.stale |= ~(kept == leaves[index]).all()
             self.stale_clear = False
-            kept.copy_(given)
+            kept.copy_(leaves[index])
         self.clock.time += 1
         if not (self.stale_clear and self.rows_clear):
             self.rows.copy_(self.stale)
@@ -111,6 +122,7 @@ class Plan:
         self.unfinished = True
         self.full, self.full_next = self.full_next, True
         self.arguments, self._pictured = leaves, None
+        self.forces_gates = forces_gates
         if forced_mask is not self._given:
             self._given = forced_mask
             self._pooled.clear()
@@ -242,8 +254,10 @@ class Plan:
         kept = self.of_gates.get(path)
         if kept is None or len(kept) != self.streams:
             kept = torch.zeros(self.streams, LEARNED)
-        self.of_gates[path] = kept.to(self.stale.device)
-        return self.of_gates[path]
+        if kept.device != self.stale.device:
+            kept = kept.to(self.stale.device)
+        self.of_gates[path] = kept
+        return kept
 
     def known_changes(self, node: DenseToDelta, leaf: Leaf, frame: Tensor) -> Tensor | None:
         """The mask of what changed in an input since the last frame, if the graph that it comes from has told."""
@@ -274,6 +288,8 @@ class Plan:
         elif all(size == 1 for size in shape[1:]) and shape[:1] == (self.streams,):
             grid = (1, 1)
         else:
+            return None
+        if grid == (1, 1) and not self.forces_gates:
             return None
         if grid not in self._pooled:
             self._pooled[grid] = F.adaptive_max_pool2d(self.forced_mask.float().unsqueeze(1), grid).to(torch.uint8)
@@ -312,27 +328,6 @@ def scale_name(state: NodeState, leaf: Leaf) -> str:
 # Arguments
 
 
-def bind_arguments(graph_module: fx.GraphModule, args: tuple, kwargs: dict[str, Any]) -> list[Any]:
-    """One value for each placeholder of the graph, from the arguments of a call."""
-    placeholders = list(graph_module.graph.find_nodes(op="placeholder"))
-    names = [str(node.target) for node in placeholders]
-    unknown = [name for name in kwargs if name not in names]
-    if unknown:
-        raise FrameError(f"forward() has no argument {unknown[0]!r}; its arguments are {', '.join(names)}.")
-    if len(args) > len(names):
-        raise FrameError(f"forward() takes {len(names)} arguments ({', '.join(names)}); got {len(args)}.")
-    values = dict(zip(names, args, strict=False))
-    twice = [name for name in kwargs if name in values]
-    if twice:
-        raise FrameError(f"forward() got two values for argument {twice[0]!r}.")
-    values.update(kwargs)
-    for node, name in zip(placeholders, names, strict=True):
-        if name not in values and not node.args:
-            raise FrameError(f"forward() needs a value for argument {name!r}.")
-        values.setdefault(name, node.args[0] if node.args else None)
-    return [values[name] for name in names]
-
-
 def form_of(argument: Any) -> Any:
     """What a plan fixes of an argument. What is not a tensor is copied: the caller may change it in place."""
     if isinstance(argument, Form):
@@ -340,6 +335,19 @@ def form_of(argument: Any) -> Any:
     if isinstance(argument, Tensor):
         return Form(argument.shape, argument.dtype, argument.device, quantizer_of(argument))
     return copy.deepcopy(argument)
+
+
+PLAIN = frozenset((bool, int, float, str, type(None)))
+
+
+def same_at_a_glance(mine: Any, x: Any) -> bool:
+    """`same_argument`, or no where it takes a closer look."""
+    kind = type(x)
+    if kind is Tensor:
+        if type(mine) is not Form or mine.quantizer is not None:
+            return False
+        return x.shape == mine.shape and x.dtype == mine.dtype and x.device == mine.device
+    return kind in PLAIN and kind is type(mine) and x == mine
 
 
 def same_argument(mine: Any, leaf: Any) -> bool:

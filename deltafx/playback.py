@@ -131,9 +131,9 @@ class Shown:
 class Playback:
     """A dense network, in eager PyTorch and channels last, and one converted from it in each mode.
 
-    `options` are those of `convert`. `converted` has networks that are converted already, by what to call them, instead
-    of `modes`. Changes the memory format of the network's weights, to channels last. Raises ConvertError where it does
-    not convert.
+    `options` are those of `convert`. `converted` has networks that are converted already, by what to call them; they
+    come after those of `modes`. Changes the memory format of the network's weights, to channels last. Raises
+    ConvertError where it does not convert.
     """
 
     def __init__(
@@ -144,11 +144,11 @@ class Playback:
         converted: Mapping[str, Converted] | None = None,
     ):
         self.network = network
-        self.runs = [Run(name, dm) for name, dm in (converted or {}).items()]
-        self.runs += [
+        self.runs = [
             Run(mode, convert(network.model, mode=mode, preprocess=network.preprocess, options=dict(options or {})))
             for mode in modes
         ]
+        self.runs += [Run(name, dm) for name, dm in (converted or {}).items()]
         for run in self.runs:
             silence(run.dm)  # the figures say it
         self.dense = network.model.to(memory_format=torch.channels_last)

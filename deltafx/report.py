@@ -56,7 +56,7 @@ class Report:
     nodes: tuple[NodeReport, ...]
     backend: str
     payload: str
-    mode: str
+    mode: str  # or "calibrated"
     frames: int  # since the last reset
     streams: int | None
     totals: dict[str, Any] = field(default_factory=dict)
@@ -116,7 +116,7 @@ def report(dm: Converted) -> Report:
         nodes=tuple(nodes),
         backend=settings.backend,
         payload=settings.payload,
-        mode=settings.mode,
+        mode=settings.deciding,
         frames=known[0].counted_frames if known else 0,
         streams=known[0].streams if known else None,
         totals=total(nodes, known, len(calls)),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +11,17 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from deltafx.backends import frame_program
 from deltafx.background import BackgroundRefresh
 from deltafx.buffers import bind_buffers
 from deltafx.check import Checker
 from deltafx.errors import FrameError
-from deltafx.frame_graph import can_be_captured
-from deltafx.plan import Plan, bind_arguments
+from deltafx.frame_graph import can_be_captured, frame_graph
+from deltafx.guards import FrameLock, OrdinaryTensors
+from deltafx.node import refuse_symbolic
+from deltafx.plan import Plan
 from deltafx.settings import Settings
+from deltafx.signature import Signature
 from deltafx.state import UPDATED_SUM
 from deltafx.survey import survey
 from deltafx.touched import TouchedRefresh
@@ -49,6 +51,9 @@ class Runtime(nn.Module):
     plans, which are frame state, behind and keep the scales.
     """
 
+    # nn.Module's looks for parameters, which costs more than all else that is noted in a frame.
+    __setattr__ = object.__setattr__  # type: ignore[assignment]
+
     def __init__(self, settings: Settings):
         super().__init__()
         self.settings = settings
@@ -61,7 +66,8 @@ class Runtime(nn.Module):
         """As it is before the first frame; no frame is running."""
         self.running: Plan | None = None
         self.forced_mask: Tensor | None = None
-        self.lock = threading.Lock()
+        self.forces_gates = True
+        self.lock = FrameLock()
         self.start_over()
 
     def start_over(self) -> None:
@@ -70,6 +76,7 @@ class Runtime(nn.Module):
         self.call, self.calls = 0, 1  # within one frame of the model: number of this one, and how many there are
         self.streams: int | None = None
         self.weights: Weights | None = None
+        self.signature: Signature | None = None
         self.warned_of_noise = False
 
     def forget_weights(self) -> None:
@@ -83,7 +90,9 @@ class Runtime(nn.Module):
             "running",
             "streams",
             "weights",
+            "signature",
             "forced_mask",
+            "forces_gates",
             "warned_of_noise",
             "lock",
             "call",
@@ -97,54 +106,83 @@ class Runtime(nn.Module):
 
     # -- a frame ------------------------------------------------------------------------------------------------------
 
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        with alone(self.lock):
+    def run(self, graph_module: fx.GraphModule, forward: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """One frame of `graph_module`, whose generated code is `forward`: what a call of it with these arguments gives.
+
+        Checks come first, then the plan; from there to the end every stream is marked.
+        """
+        with self.lock, OrdinaryTensors():
             try:
-                yield
+                if self.signature is None:
+                    self.signature = Signature.of(graph_module.graph)
+                given = self.signature.bind(args, kwargs)
+                inputs = self.read(given)
+                plan = self.plan_at_hand(inputs)
+                if plan is None:
+                    plan, inputs = self.plan_for(graph_module, given, inputs)
+                every = self.settings.refresh_every
+                if every and plan.since_reset % every == 0:
+                    plan.reset_streams()
+                plan.begin(inputs, self.forced_mask, self.forces_gates)
+                self.running = plan
+                whole = frame_graph(graph_module, plan) or frame_program(graph_module, plan)
+                result = forward(graph_module, *args, **kwargs) if whole is None else whole.run(given)
+                plan.end()
+                self.warn_of_noise(plan)
+                return result
             finally:
                 self.running = None
 
-    @contextlib.contextmanager
-    def frame(self, graph_module: fx.GraphModule, args: tuple, kwargs: dict[str, Any]) -> Iterator[list[Any]]:
-        """Run the body as one frame: checks first, then the plan, then every stream marked until the end.
+    def read(self, given: list[Any]) -> list[Any]:
+        """What `dense_to_delta` makes of the placeholders' values."""
+        if self.settings.preprocess is None:
+            return given
+        refuse_symbolic(given[:1])
+        return self.settings.preprocess.read(given)
 
-        Gives the value of each of the graph's placeholders.
+    def plan_at_hand(self, inputs: list[Any]) -> Plan | None:
+        """The plan of frames like this one, if it is seen at a glance, and that `check` would find nothing.
+
+        Of what that looks at, all but autocast and the number of streams was settled when the plan was made.
         """
-        # State outlives inference_mode, and what is returned may be used outside of it.
-        with self.alone(), torch.inference_mode(False), torch.no_grad():
-            given = bind_arguments(graph_module, args, kwargs)
-            inputs = given if self.settings.preprocess is None else self.settings.preprocess.read(given)
-            leaves, spec = pytree.tree_flatten(inputs)
-            self.check(graph_module, inputs, leaves)
-            plan = self.plan_for(graph_module, given, leaves, spec)
-            every = self.settings.refresh_every
-            if every and plan.since_reset % every == 0:
-                plan.reset_streams()
-            plan.begin(leaves, self.forced_mask)
-            self.running = plan
-            yield given
-            plan.end()
-            self.warn_of_noise(plan)
+        for plan in self.plans:
+            if plan.call == self.call and plan.takes(inputs):
+                if self.streams not in (None, plan.streams) or plan.meets_autocast():
+                    return None
+                self.use(plan)
+                return plan
+        return None
 
-    def plan_for(self, graph_module: fx.GraphModule, inputs: list[Any], leaves: list[Any], spec: Any) -> Plan:
-        """The plan for these arguments, the most recently used first; a new one if none fits.
+    def use(self, plan: Plan) -> None:
+        """It is the one used most recently."""
+        self.streams = plan.streams
+        if not self.plans or self.plans[0] is not plan:
+            self.plans = [plan, *(other for other in self.plans if other is not plan)][: KEPT_PLANS * self.calls]
 
-        `inputs` is what the graph is called with, `leaves` what `dense_to_delta` makes of it.
+    def plan_for(self, graph_module: fx.GraphModule, given: list[Any], inputs: list[Any]) -> tuple[Plan, list[Any]]:
+        """The plan for these arguments, a new one if none fits, and the leaves of `inputs`; after all checks.
+
+        `given` is what the graph is called with, `inputs` what `dense_to_delta` makes of it.
         """
+        leaves, spec = pytree.tree_flatten(inputs)
+        refuse_symbolic(leaves)
+        self.check(graph_module, inputs, leaves)
         plan = next((plan for plan in self.plans if plan.call == self.call and plan.fits(leaves, spec)), None)
         if plan is None:
-            scales = self.later_scales.setdefault(self.call, {}) if self.call else self.scales
-            background = background_of(self.settings)
-            options = self.settings.options
-            plan = Plan(leaves, spec, streams_of(leaves), scales, options, self.call, self.of_gates, background)
-            self.survey(graph_module, plan, inputs)
-            self.make_room(plan.predicted_bytes)
-            bind_buffers(graph_module, plan, inputs)
-            plan.checker = Checker() if self.settings.options.check else None
-            plan.captures = self.settings.options.cuda_graph and can_be_captured(graph_module, plan)
-        self.streams = plan.streams
-        self.plans = [plan, *(other for other in self.plans if other is not plan)][: KEPT_PLANS * self.calls]
+            plan = self.new_plan(graph_module, given, leaves, spec)
+        self.use(plan)
+        return plan, leaves
+
+    def new_plan(self, graph_module: fx.GraphModule, given: list[Any], leaves: list[Any], spec: Any) -> Plan:
+        scales = self.later_scales.setdefault(self.call, {}) if self.call else self.scales
+        background = background_of(self.settings)
+        options = self.settings.options
+        plan = Plan(leaves, spec, streams_of(leaves), scales, options, self.call, self.of_gates, background)
+        self.survey(graph_module, plan, given)
+        self.make_room(plan.predicted_bytes)
+        bind_buffers(graph_module, plan, given)
+        plan.checker = Checker() if self.settings.options.check else None
+        plan.captures = self.settings.options.cuda_graph and can_be_captured(graph_module, plan)
         return plan
 
     def survey(self, graph_module: fx.GraphModule, plan: Plan, inputs: list[Any]) -> None:
@@ -154,7 +192,8 @@ class Runtime(nn.Module):
             # Integer frames are right for a model that converts them; PyTorch's complaint about others is obscure.
             assert self.weights is not None
             dtype = self.weights.dtype
-            images = [value for _, value in images_of(graph_module, inputs) if value.dtype != dtype]
+            assert self.signature is not None
+            images = [value for _, _, value in self.signature.images(inputs) if value.dtype != dtype]
             if dtype is None or not images:
                 raise
             raise FrameError(
@@ -202,12 +241,12 @@ class Runtime(nn.Module):
                     f"the frame is {tensor.dtype} and the weights are {dtype}; convert one of them, for example "
                     f"frame.to({dtype})."
                 )
-        for node, value in images_of(graph_module, inputs):
-            rank = node.meta["rank"]
+        assert self.signature is not None
+        for name, rank, value in self.signature.images(inputs):
             if value.dim() != rank:
                 hint = " Add the batch dimension: frame.unsqueeze(0)." if value.dim() == rank - 1 else ""
                 raise FrameError(
-                    f"input {node.target!r} has shape {tuple(value.shape)}; the model reads {rank} dimensions, the "
+                    f"input {name!r} has shape {tuple(value.shape)}; the model reads {rank} dimensions, the "
                     f"first of which is the streams.{hint}"
                 )
         if self.streams is not None and streams_of(leaves) != self.streams:
@@ -218,7 +257,7 @@ class Runtime(nn.Module):
 
     def warn_of_noise(self, plan: Plan) -> None:
         """Once, in exact mode: a camera whose noise changes every pixel saves nothing."""
-        if self.warned_of_noise or not self.settings.is_exact or plan.counted_frames != NOISE_FRAMES:
+        if plan.counted_frames != NOISE_FRAMES or self.warned_of_noise or not self.settings.is_exact:
             return
         counted = plan.counted_frames - plan.full_frames  # what a refresh updates is not the camera's doing
         leaves = [leaf for node in plan.inputs for leaf in node.leaves]
@@ -230,13 +269,13 @@ class Runtime(nn.Module):
                 f"deltafx: {100 * max(rates):.0f} % of the input's pixels changed from frame to frame (the mean of "
                 f"{NOISE_FRAMES} frames), so almost everything was computed again. On a fixed camera that is usually "
                 f'noise: try deltafx.convert(model, mode="balanced"), or calibrate thresholds.',
-                stacklevel=4,
+                stacklevel=3,
             )
 
     # -- what the user asks for ---------------------------------------------------------------------------------------
 
     def reset(self, streams: list[int] | None) -> None:
-        with self.alone():
+        with self.lock:
             if streams is None:
                 self.streams = None
                 for learned in self.of_gates.values():
@@ -260,26 +299,6 @@ def background_of(settings: Settings) -> BackgroundRefresh | TouchedRefresh | No
     if settings.refresh_touched is not None:
         return TouchedRefresh(settings.refresh_touched)
     return None if settings.refresh_within is None else BackgroundRefresh(settings.refresh_within)
-
-
-@contextlib.contextmanager
-def alone(lock: threading.Lock) -> Iterator[None]:
-    """The state belongs to one sequence of frames: whoever comes while it is in use is refused."""
-    if not lock.acquire(blocking=False):
-        raise FrameError(
-            "this converted model is already running a frame, in another thread or further up the stack; its state "
-            "belongs to one sequence of frames. Convert, or copy.deepcopy, the model once for each thread."
-        )
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def images_of(graph_module: fx.GraphModule, inputs: list[Any]) -> list[tuple[fx.Node, Tensor]]:
-    """The inputs whose rank is fixed by the layers that read them."""
-    pairs = zip(graph_module.graph.find_nodes(op="placeholder"), inputs, strict=True)
-    return [(node, x) for node, x in pairs if node.meta.get("rank") is not None and isinstance(x, Tensor)]
 
 
 def autocasts(device: torch.device) -> bool:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ISAS = ("avx512", "avx2", "portable")
 PAYLOADS = ("value", "difference")
 NO_THRESHOLD = Threshold(0.0)
+CALIBRATED = "calibrated"
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,11 @@ class Settings:
     strict: bool = False
     dump: str | None = None
     options: Options = Options()
+
+    @property
+    def deciding(self) -> str:
+        """What decides which changes count: "calibrated", or the mode."""
+        return self.mode if self.calibration is None else CALIBRATED
 
     @property
     def is_exact(self) -> bool:

@@ -19,32 +19,33 @@ from deltafx.truncation import root_mean_square
 
 
 @contextlib.contextmanager
-def force_masks(dm: Converted, mask: Tensor) -> Iterator[None]:
+def force_masks(dm: Converted, mask: Tensor, gates: bool = True) -> Iterator[None]:
     """Within the context, every truncation decision of `dm` becomes `mask`, pooled to the node's grid.
 
     For benchmarks: it sets the share of updated pixels whatever the frames show. `mask` is `[H, W]`, or `[N, H, W]` for
     N streams, non-zero where the input counts as changed; it is pooled by adaptive maximum. Windows still dilate, so a
-    node computes its candidates and updates those in the mask; a refresh still updates everything. The first frame
-    after the context is in full.
+    node computes its candidates and updates those in the mask; a refresh still updates everything. Without `gates`,
+    nodes with one value for each stream (squeeze-excite gates, and what is pooled to one pixel) decide by themselves,
+    by their thresholds. The first frame after the context is in full.
     """
     if mask.dim() not in (2, 3):
         raise ValueError(f"force_masks: a mask of shape [H, W] or [N, H, W] is expected; got {tuple(mask.shape)}.")
     forced = (mask != 0).to(torch.uint8).view(-1, *mask.shape[-2:])
-    force(dm, forced)
+    force(dm, forced, gates)
     try:
         yield
     finally:
-        force(dm, None)
+        force(dm, None, True)
         for graph in graphs_of(dm):
             for plan in graph.runtime.plans:
                 plan.reset_streams()  # what was prescribed is not what the frames showed
 
 
-def force(dm: Converted, mask: Tensor | None) -> None:
+def force(dm: Converted, mask: Tensor | None, gates: bool) -> None:
     if isinstance(dm, DeltaParts):
-        dm.forced_mask = mask  # for graphs that are still to be made
+        dm.forced_mask, dm.forces_gates = mask, gates  # for graphs that are still to be made
     for graph in graphs_of(dm):
-        graph.runtime.forced_mask = mask
+        graph.runtime.forced_mask, graph.runtime.forces_gates = mask, gates
 
 
 def blobs(height: int, width: int, share: float, size: int = 48, seed: int = 0) -> Tensor:

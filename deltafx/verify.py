@@ -18,7 +18,7 @@ from deltafx.graph_module import DeltaGraphModule
 from deltafx.measure import relative_error, tensors_of
 from deltafx.node import DeltaNode
 from deltafx.parts import DeltaParts
-from deltafx.plan import bind_arguments
+from deltafx.signature import Signature
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 
@@ -58,11 +58,12 @@ def verify(
     dense = LockStep(capture(model), dm)
     reset(dm)
     errors: dict[str, float] = {}
+    signature = Signature.of(dm.graph)
     for index, frame in enumerate(frames):
         args = frame if isinstance(frame, tuple) else (frame,)
         with dense.listening():
             output = tensors_of(dm(*args))
-        for path, error, dtype in dense.compare(bind_arguments(dm, dense_arguments(dm, args), {}), output):
+        for path, error, dtype in dense.compare(signature.bind(dense_arguments(dm, args), {}), output):
             errors[path] = max(error, errors.get(path, 0.0))
             if not error <= (tolerance if tolerance is not None else TOLERANCE.get(dtype, 0.0)):
                 return Verification(path, index, error, errors)

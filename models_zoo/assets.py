@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from deltafx.cache import cache_dir
 from deltafx.errors import unknown_name
 
 TIMEOUT_S = 600  # for one download
@@ -103,13 +104,6 @@ ASSETS = {
         ),
     )
 }
-
-
-def cache_dir() -> Path:
-    """Returns the folder that holds fetched assets: $DELTAFX_CACHE, or deltafx/ in the user's cache folder."""
-    if explicit := os.environ.get("DELTAFX_CACHE"):
-        return Path(explicit).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deltafx"
 
 
 def fetch(name: str) -> Path:

@@ -26,6 +26,12 @@ def test_auto_is_a_backend_that_is_available():
     assert deltafx.report(deltafx.convert(model)).backend == info["auto"]
 
 
+def test_auto_on_a_gpu_is_a_backend_where_there_is_one():
+    info = deltafx.build_info()
+    chosen = info["auto_on_gpu"]
+    assert info["backends"][chosen] == "available" if torch.cuda.is_available() else chosen is None
+
+
 def test_cuda_is_a_version_or_a_reason():
     if torch.cuda.is_available():
         assert deltafx.build_info()["cuda"] == torch.version.cuda

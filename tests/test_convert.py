@@ -8,6 +8,9 @@ from torch import nn
 
 import deltafx
 import deltafx.convert
+from deltafx import backends
+from deltafx.backends import choose_backend
+from deltafx.convert import devices_of
 from deltafx.passes import PASSES
 from tests.small import PAYLOADS, dense, frame, small, touched
 
@@ -172,3 +175,41 @@ def test_converting_twice_gives_two_models_that_do_not_meet():
     torch.testing.assert_close(two(frame(1)), dense(model, frame(1)))
     torch.testing.assert_close(one(touched(frame())), dense(model, touched(frame())))
     assert one.runtime is not two.runtime
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """As if the CUDA kernels were part of this build, and a GPU in this machine; gives its compute capability."""
+    capability = [(9, 0)]
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "an old one")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability[0])
+    return capability
+
+
+def test_auto_is_the_backend_of_the_device(gpu):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda", 0)
+    assert [choose_backend("auto", devices) for devices in ([], [cpu], [cuda], [cpu, cuda])] == [
+        "cpu", "cpu", "cuda", "cuda",
+    ]  # fmt: skip
+    gpu[0] = (7, 5)
+    assert choose_backend("auto", [cuda]) == "cpu"
+    with pytest.raises(deltafx.ConvertError, match=r"capability 8\.0; an old one is older"):
+        choose_backend("cuda")
+
+
+def test_the_device_of_a_model_without_weights_is_that_of_the_examples():
+    examples = (torch.zeros(1, device="meta"), {"a": torch.zeros(2, device="meta")})
+    assert devices_of(torch.nn.ReLU(), examples) == {torch.device("meta")}
+    assert devices_of(torch.nn.Linear(1, 1), examples) == {torch.device("cpu")}
+    assert devices_of(torch.nn.ReLU(), None) == set()
+
+
+@pytest.mark.cuda
+def test_auto_is_cuda_for_a_model_on_a_gpu():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3)).eval().cuda()
+    assert deltafx.report(deltafx.convert(model)).backend == "cuda"
+    frame = torch.rand(1, 3, 8, 8, device="cuda")
+    assert deltafx.report(deltafx.convert(torch.nn.ReLU().eval(), frame)).backend == "cuda"

@@ -431,6 +431,20 @@ def test_a_hook_on_a_node_sees_deltas():
     assert 0 < sparse <= 9
 
 
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_an_edited_graph_runs_as_edited(backend):
+    model = small()
+    dm = deltafx.convert(model, backend=backend)
+    for _ in range(3):
+        dm(frame())
+    (output,) = dm.graph.find_nodes(op="output")
+    with dm.graph.inserting_before(output):
+        output.replace_input_with(output.args[0], dm.graph.call_function(torch.neg, (output.args[0],)))
+    dm.recompile()
+    for x in (frame(), touched(frame()), frame()):
+        torch.testing.assert_close(dm(x), -dense(model, x))
+
+
 def test_it_stands_in_for_a_part_of_a_model():
     model = small()
     outer = nn.Sequential(deltafx.convert(model), nn.Softmax(1)).eval()

@@ -39,6 +39,17 @@ def test_each_pass_says_what_it_changed(history):
     assert steps["take_attention_apart"].did_nothing
 
 
+def test_a_pass_is_shown_line_by_line(history):
+    text = str(history["fold_affine"]).splitlines()
+    assert text[0] == history["fold_affine"].summary
+    assert "- blocks.0.norm = affine(blocks.0.first)" in text
+    steps = str(history["fuse_pointwise"]).splitlines()
+    after = steps[[line.startswith("  blocks.0.second = ") for line in steps].index(True) + 1]
+    assert after == "  -> blocks.0.second = conv2d + add + relu(blocks.0.first, stem)"
+    with pytest.raises(KeyError, match="Did you mean 'fold_affine'"):
+        history["fold_afine"]
+
+
 def test_lines_follow_from_each_other(history):
     lines = {line.path: line for line in history.before}
     for step in history.passes:

@@ -53,7 +53,7 @@ def test_onnx(tmp_path):
     pytest.importorskip("onnx2torch")
     path = str(write_tiny_onnx(tmp_path / "tiny.onnx"))
     network = load_network(path)
-    assert (network.name, network.fit(100, 300)) == (path, (96, 288))
+    assert (network.name, network.fit(100, 300)) == ("tiny.onnx", (96, 288))
     assert "RGB in 0..1" in network.note
     given = load_network(path, Preprocess((0.5,), (0.5,)))
     assert (given.preprocess, given.note) == (Preprocess((0.5,), (0.5,)), None)

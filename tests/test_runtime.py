@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 import deltafx
-from deltafx.runtime import KEPT_PLANS
+from deltafx.runtime import KEPT_PLANS, Runtime
 from tests.small import PAYLOADS, TROUBLE, Small, WithIsland, dense, frame, input_rate, small, touched, was_full
 
 
@@ -181,6 +181,90 @@ def test_1_and_true_are_different_arguments():
     dm(frame(), 1)
     dm(frame(), True)
     assert was_full(dm)
+
+
+class Sum(nn.Module):
+    def forward(self, pair, gain=1.0):
+        return pair[0] * gain + pair[1]
+
+
+@pytest.fixture
+def looked_closer(monkeypatch):
+    """Of each frame: whether its plan was not seen at a glance."""
+    found = []
+    plan_at_hand = Runtime.plan_at_hand
+
+    def note(*args):
+        plan = plan_at_hand(*args)
+        found.append(plan is None)
+        return plan
+
+    monkeypatch.setattr(Runtime, "plan_at_hand", note)
+    return found
+
+
+def test_a_frame_like_one_before_finds_its_plan_at_a_glance(looked_closer, payload):
+    model = small(Scaled)
+    dm = deltafx.convert(model, payload=payload)
+    x, other = frame(), frame(1)[:, :2]
+    calls = [((x,), {}), ((x, 2.0, other), {}), ((), {"x": x}), ((x,), {"other": other, "gain": 2.0}), ((x,), {})]
+    for number, (args, kwargs) in enumerate(calls):
+        args = [touched(each, amount=number) if each is x else each for each in args]
+        torch.testing.assert_close(dm(*args, **kwargs), dense(model, *args, **kwargs))
+    assert looked_closer == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda x: x[:, :, :4],
+        lambda x: nn.Parameter(x),
+        lambda x: x.as_subclass(Picture),
+    ],
+    ids=["another size", "a parameter", "a subclass"],
+)
+def test_a_frame_of_another_kind_is_looked_at_closer(other, model, looked_closer):
+    dm = deltafx.convert(model)
+    for _ in range(2):
+        dm(frame())
+        torch.testing.assert_close(dm(other(frame())), dense(model, other(frame())))
+    assert looked_closer[:3] == [True, True, False]
+    assert looked_closer[3] == (type(other(frame())) is not torch.Tensor)
+
+
+class Picture(torch.Tensor):
+    pass
+
+
+def test_nested_arguments_are_looked_at_closer_in_every_frame(looked_closer):
+    model = Sum().eval()
+    dm = deltafx.convert(model)
+    for number in range(3):
+        pair = (touched(frame(), amount=number), frame(1))
+        torch.testing.assert_close(dm(pair), dense(model, pair))
+    assert looked_closer == [True] * 3
+    assert deltafx.report(dm).frames == 3
+
+
+def test_a_number_that_is_not_itself_is_another_argument_every_time(looked_closer):
+    dm = deltafx.convert(small(Scaled))
+    for _ in range(3):
+        dm(frame(), float("nan"))
+        assert was_full(dm)
+    assert looked_closer == [True] * 3
+
+
+def test_the_number_of_streams_is_also_kept_where_a_plan_is_at_hand(model, looked_closer):
+    dm = deltafx.convert(model)
+    dm(frame())
+    deltafx.reset(dm)
+    dm(frame(streams=3))
+    with pytest.raises(deltafx.FrameError, match=r"the frame has 2 streams .* and the state has 3"):
+        dm(frame())
+    torch.testing.assert_close(dm(frame(1, streams=3)), dense(model, frame(1, streams=3)))
+    deltafx.reset(dm)
+    torch.testing.assert_close(dm(frame(1)), dense(model, frame(1)))
+    assert looked_closer == [True, True, True, False, False]
 
 
 class Switched(nn.Module):

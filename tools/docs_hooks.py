@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,25 @@ import click
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # mkdocs runs this file by itself
+
+from benchmarks import cpu_table, gpu_table  # noqa: E402
+from benchmarks.opponents import FLOAT32  # noqa: E402
+
 RESULTS = ROOT / "benchmarks/results"
 
 
 def on_files(files: Files, config: Any) -> Files:
-    pages = {f"benchmarks/{path.stem}.md": benchmark(path) for path in sorted(RESULTS.glob("*.json"))}
+    pages = {f"benchmarks/{name}.md": text for name, text in results().items()}
     pages["benchmarks/index.md"] = benchmarks()
     pages["command-line.md"] = command_line()
     pages["operators.md"] = operators()
     for name, text in pages.items():
         files.append(File.generated(config, name, content=text))
+    for path in written():
+        for picture in sorted(path.with_suffix("").glob("*.png")):
+            name = f"benchmarks/{path.stem}/{picture.name}"
+            files.append(File.generated(config, name, content=picture.read_bytes()))
     return files
 
 
@@ -27,22 +37,46 @@ def on_files(files: Files, config: Any) -> Files:
 # Benchmarks
 
 
+def written() -> list[Path]:
+    """Tables of the results that have a folder, with a JSON for each network and pictures."""
+    return sorted(path for path in RESULTS.glob("*.md") if path.with_suffix("").is_dir())
+
+
 def benchmarks() -> str:
     """The folder's own page, with links that lead somewhere in the site."""
     text = (ROOT / "benchmarks/README.md").read_text(encoding="utf-8")
-    lines = [f"* [{title_of(path)}]({path.stem}.md)" for path in sorted(RESULTS.glob("*.json"))]
+    lines = [f"* [{title_of(name)}]({name}.md)" for name in results()]
     return "\n".join([text, "\n## Results\n", *lines, ""])
 
 
-def title_of(path: Path) -> str:
-    return path.stem.replace("_", " ")
+def title_of(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def results() -> dict[str, str]:
+    """The text of a page by its name: of every JSON file, and of every folder with one for each case."""
+    found = {path.stem: benchmark(path) for path in RESULTS.glob("*.json")}
+    found |= {path.name: text for path in RESULTS.iterdir() if path.is_dir() and (text := of_folder(path))}
+    return dict(sorted(found.items()))
+
+
+def of_folder(folder: Path) -> str | None:
+    """The table that the benchmark itself writes, made of the folder's files; None for a folder of something else."""
+    keys = {key for path in folder.glob("*.json") for key in json.loads(path.read_text(encoding="utf-8"))}
+    where = f"From `benchmarks/results/{folder.name}/*.json`.\n"
+    if "case" in keys:
+        head, _, rest = gpu_table.table(gpu_table.read(folder)).partition("\n")
+        return f"{head}\n\n{where}{rest}"
+    if "opponents" in keys:
+        return f"# {title_of(folder.name)}\n\n{where}\n{cpu_table.tables(folder, FLOAT32)}"
+    return None
 
 
 def benchmark(path: Path) -> str:
     """One file of results: what it must be read with, and a table for each list of rows in it."""
     content = json.loads(path.read_text(encoding="utf-8"))
     facts = {name: value for name, value in content.items() if not isinstance(value, (dict, list))}
-    lines = [f"# {title_of(path)}", "", f"From `benchmarks/results/{path.name}`.", ""]
+    lines = [f"# {title_of(path.stem)}", "", f"From `benchmarks/results/{path.name}`.", ""]
     lines += [f"* {name}: {f'`{value}`' if name == 'command' else value}" for name, value in facts.items()]
     for name, value in content.items():
         rows = rows_of(value)

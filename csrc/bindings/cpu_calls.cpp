@@ -2,6 +2,8 @@
 
 #include <ATen/Parallel.h>
 
+#include <algorithm>
+#include <memory>
 #include <utility>
 
 namespace deltafx {
@@ -63,6 +65,13 @@ static Window window_of(const Tensor& rows, const Tensor& columns, int64_t in_ro
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+// Whether every output reads some input along an axis.
+static bool reads(const int32_t* table, int64_t outputs, int64_t taps) {
+  for (int64_t o = 0; o < outputs; ++o)
+    if (std::all_of(table + o * taps, table + (o + 1) * taps, [](int32_t place) { return place < 0; })) return false;
+  return true;
+}
+
 CollectCall::CollectCall(at::TensorList masks, at::TensorList tallies, at::IntArrayRef relations, const Tensor& rows,
                          const Tensor& columns, int64_t in_rows, int64_t in_columns, int64_t streams, bool passes_on,
                          const Tensor& candidates, const Tensor& pixels, const Tensor& mask, const Tensor& tally)
@@ -71,11 +80,15 @@ CollectCall::CollectCall(at::TensorList masks, at::TensorList tallies, at::IntAr
   pixels_ = streams * window.out_rows * window.out_columns;
   TORCH_CHECK_VALUE(masks.size() == relations.size() && masks.size() == tallies.size(),
                     "collect: a relation and a tally are needed for each mask");
+  const bool reads_everywhere = reads(window.rows, window.out_rows, window.kernel_rows) &&
+                                reads(window.columns, window.out_columns, window.kernel_columns);
+  all_streams_.assign(streams, 1);
   for (size_t i = 0; i < masks.size(); ++i) {
     const auto relation = static_cast<Relation>(relations[i]);
     const int64_t size = relation == Relation::window ? streams * in_rows * in_columns
                          : relation == Relation::same ? pixels_
                                                       : streams;
+    covering_.push_back(relation != Relation::window || reads_everywhere ? size : size + 1);
     tallies_.push_back(data<int64_t>(tallies[i], at::kLong, kTallySize, "tallies"));
     all_sources_.push_back({data<uint8_t>(masks[i], at::kByte, size, "masks"), relation});
   }
@@ -93,7 +106,9 @@ int64_t CollectCall::run(const uint8_t* refresh) {
   job_.sources = sources_.data();
   job_.source_count = static_cast<int64_t>(sources_.size());
   job_.refresh = refresh;
-  const int64_t found = sources_.empty() && refresh == nullptr ? 0 : collect(job_);
+  for (size_t i = 0; i < tallies_.size(); ++i)
+    if (tallies_[i][kUpdated] == covering_[i]) job_.refresh = all_streams_.data();
+  const int64_t found = sources_.empty() && job_.refresh == nullptr ? 0 : collect(job_);
   if (found && passes_on_) std::memcpy(mask_, job_.candidates, pixels_);
   tally_[kComputed] = found;
   tally_[kComputedSum] += found;
@@ -152,9 +167,10 @@ Call convolve_call(const Ending& ending, const Tensor& x, const Tensor& weight, 
   const Matrix from = matrix(x, "x");
   const int64_t in = x.size(1) / groups, of_group = ending.out.size(1) / groups;
   const int64_t panels = (of_group + k.panel - 1) / k.panel, taps = window.kernel_rows * window.kernel_columns;
-  const Conv conv{from, window, data<float>(weight, at::kFloat, groups * panels * taps * in * k.panel, "weight"),
+  const auto pieces = std::make_shared<const std::vector<Piece>>(pieces_of(window, from.pitch, in));
+  const Conv conv{from, window, pieces->data(), static_cast<int64_t>(pieces->size()), data<float>(weight, at::kFloat, groups * panels * taps * in * k.panel, "weight"),
                   data<float>(bias, at::kFloat, ending.out.size(1), "bias"), groups, in, of_group};
-  return Call(ending, [conv, &k](const Job& job) { return k.convolve(conv, job); });
+  return Call(ending, [conv, pieces, &k](const Job& job) { return k.convolve(conv, job); });
 }
 
 Call depthwise_call(const Ending& ending, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,

@@ -55,6 +55,8 @@ class CollectCall {
  private:
   std::vector<cpu::Source> all_sources_, sources_;
   std::vector<const int64_t*> tallies_;  // of the sources
+  std::vector<int64_t> covering_;        // of the sources: how many updated pixels are sure to reach every output
+  std::vector<uint8_t> all_streams_;     // flags, all set
   cpu::Collect job_;
   bool passes_on_;
   int64_t pixels_;

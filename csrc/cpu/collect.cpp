@@ -58,6 +58,11 @@ int64_t compact(const uint8_t* mask, int64_t n, int32_t base, int32_t* pixels) {
     uint64_t eight;
     std::memcpy(&eight, mask + p, 8);
     if (!eight) continue;
+    if (eight == 0x0101010101010101) {
+      for (int k = 0; k < 8; ++k) pixels[count + k] = base + static_cast<int32_t>(p) + k;
+      count += 8;
+      continue;
+    }
     for (int k = 0; k < 8; ++k) {
       pixels[count] = base + static_cast<int32_t>(p) + k;
       count += mask[p + k];

@@ -21,14 +21,14 @@ inline Bounds take_bounds(Commit& commit) {
   return bounds;
 }
 
-// Whether a pixel has changed at threshold 0: any channel that is not equal, in the dtype in which it is kept.
+// Writes a pixel's channels that have changed, in the dtype in which they are kept; whether there is any.
 template <class T>
-bool row_differs(const float* row, const T* old, int64_t channels) {
+bool renew_row(const float* row, T* out, int64_t channels) {
+  bool any = false;
   int64_t c = 0;
-  for (; c + Vec::width <= channels; c += Vec::width)
-    if (differs(Vec::load(row + c), Vec::load(old + c))) return true;
+  for (; c + Vec::width <= channels; c += Vec::width) any |= Vec::load(row + c).renew(out + c);
   const int rest = static_cast<int>(channels - c);
-  return rest > 0 && differs(Vec::load(row + c, rest), Vec::load(old + c, rest));
+  return rest > 0 ? Vec::load(row + c, rest).renew(out + c, rest) | any : any;
 }
 
 // The root mean square, or the maximum, of a pixel's change. What is not a number gives what is not one.
@@ -62,11 +62,7 @@ void write_row(const float* row, T* out, int64_t channels) {
 
 // Rounds a row to bfloat16 in place: what is compared is what would be kept.
 inline void round_row(float* row, int64_t channels) {
-  for (int64_t c = 0; c < channels; c += Vec::width) {  // a tile row is whole vectors
-    Bfloat16 kept[Vec::width];
-    Vec::load(row + c).store(kept);
-    Vec::load(kept).store(row + c);
-  }
+  for (int64_t c = 0; c < channels; c += Vec::width) Vec::load(row + c).rounded().store(row + c);  // whole vectors
 }
 
 template <class T>
@@ -78,17 +74,16 @@ int64_t commit_tile(const Commit& commit, float* tile, int64_t stride, const int
     const int64_t p = pixels[r];
     T* old = static_cast<T*>(commit.out.data) + p * commit.out.pitch;
     if (sizeof(T) == sizeof(Bfloat16)) round_row(row, channels);
-    bool update;
+    bool update = true;
     if (commit.refresh && commit.refresh[p / commit.pixels_per_stream]) {
-      update = true;
-    } else if (commit.forced) {
-      update = commit.forced[p] != 0;
-    } else if (commit.threshold == 0.0f) {
-      update = row_differs(row, old, channels);
+      write_row(row, old, channels);
+    } else if (!commit.forced && commit.threshold == 0.0f) {
+      update = renew_row(row, old, channels);
     } else {
-      update = !(change_of(row, old, channels, commit.norm) <= commit.threshold);
+      update = commit.forced ? commit.forced[p] != 0
+                             : !(change_of(row, old, channels, commit.norm) <= commit.threshold);
+      if (update) write_row(row, old, channels);
     }
-    if (update) write_row(row, old, channels);
     commit.mask[p] = update;
     updated += update;
   }

@@ -1,189 +1,292 @@
 // Convolution of the listed pixels: out[p] = bias + sum over taps of weight[tap] * x[q(p, tap)], for any window.
 //
-// The rows that a few pixels read are gathered into a matrix [pixels, terms], some taps at a time, which meets one packed
-// panel of weights after another. A 1x1 convolution reads neighbouring pixels where they lie. Each sum runs over taps and
-// channels in one order, in runs of one length, so its bits depend on nothing but the pixel's own inputs.
+// A sum is made of pieces, whose terms lie side by side in the input; for some pixels at a time, pointers to the pieces of
+// each meet one packed panel of weights after another. What does not lie side by side is gathered. Each sum runs over taps
+// and channels in one order, in runs of one length, so its bits depend on nothing but the pixel's own inputs.
 #pragma once
 
 constexpr int kPanel = kPanelVecs * Vec::width;
-// Pixels of one task at most, for large weights and for others: so often a panel is used once it is in the cache.
+// Pixels of one tile at most, for large weights and for others: so often a panel is used once it is in the cache.
 constexpr int64_t kRows = divide_up(192, kTileRows) * kTileRows, kFewRows = kRows / 2;
 static_assert(kFewRows % kTileRows == 0, "whole microkernels");
 constexpr int64_t kBlocks = kRows / kTileRows;
-constexpr int64_t kRun = 256;  // terms of one sum in a register: its rounding errors grow with its length
-constexpr int64_t kDepth = 512;  // of one pass at most: a panel and the gathered rows stay in the second-level cache
+constexpr int64_t kDepth = 512;  // terms of one pass at most: a panel and the rows stay in the second-level cache
 constexpr int64_t kShared = 1 << 18;  // weights: with more, few pixels are shared by output channels, not by pixels
+constexpr int64_t kNear = 1 << 17;  // weights: not more stay in the second-level cache with all else
 
-// A row of the gathered matrix: whole vectors, and never a power of two, which would crowd one set of the cache.
-inline int64_t gathered_stride(int64_t depth) { return divide_up(depth, 16) * 16 + 16; }
+alignas(64) static const float kNothing[kRun] = {};  // the terms of a tap that is not there
 
-template <class T>
-void gather_run(const T* from, float* to, int64_t n) {
-  int64_t i = 0;
-  for (; i + Vec::width <= n; i += Vec::width) Vec::load(from + i).store(to + i);
-  if (i < n) Vec::load(from + i, static_cast<int>(n - i)).store(to + i, static_cast<int>(n - i));
-}
-
-// The terms of a sum that one pass adds: some taps with all their channels or, of a deep input, some channels of one tap.
-struct Pass {
-  int64_t tap, taps, channel, channels;
-
-  int64_t depth() const { return taps * channels; }
-  int64_t start(int64_t in) const { return tap * in + channel; }
-};
-
-inline Pass first_pass(const Conv& conv) {
-  const int64_t all = conv.window.kernel_rows * conv.window.kernel_columns, in = conv.in_per_group;
-  return {0, least(all, most(1, kDepth / in)), 0, least(in, kDepth)};
-}
-
-// The pass after this one; that of no taps is the end.
-inline Pass next_pass(const Conv& conv, Pass pass) {
-  const int64_t all = conv.window.kernel_rows * conv.window.kernel_columns, in = conv.in_per_group;
-  const Pass first = first_pass(conv);
-  pass.channel += pass.channels;
-  if (pass.channel < in) return {pass.tap, pass.taps, pass.channel, least(kDepth, in - pass.channel)};
-  const int64_t tap = pass.tap + pass.taps;
-  return {tap, least(first.taps, all - tap), 0, first.channels};
-}
-
-template <class T>
-void gather_row(const Conv& conv, int64_t group, const Pass& pass, const Place& place, float* to) {
-  const Window& w = conv.window;
-  const int32_t* ys = w.rows + place.y * w.kernel_rows;
-  const int32_t* xs = w.columns + place.x * w.kernel_columns;
-  const T* x = static_cast<const T*>(conv.x.data) + group * conv.in_per_group + pass.channel;
-  // Neighbouring pixels lie side by side and are read in one run.
-  const bool joined = conv.x.pitch == pass.channels;
-  const int64_t end = pass.tap + pass.taps;
-  int64_t i = pass.tap / w.kernel_columns, j = pass.tap - i * w.kernel_columns;
-  for (int64_t tap = pass.tap; tap < end;) {
-    int64_t taps = 1;
-    if (ys[i] < 0 || xs[j] < 0) {
-      for (int64_t c = 0; c < pass.channels; ++c) to[c] = 0.0f;
-    } else {
-      while (joined && tap + taps < end && j + taps < w.kernel_columns && xs[j + taps] == xs[j] + taps) ++taps;
-      gather_run(x + ((place.n * w.in_rows + ys[i]) * w.in_columns + xs[j]) * conv.x.pitch, to, taps * pass.channels);
-    }
-    to += taps * pass.channels;
-    tap += taps;
-    j += taps;
-    if (j == w.kernel_columns) ++i, j = 0;
-  }
-}
-
-// The left operand of a few microkernels: rows at equal distances.
+// What a microkernel multiplies: pieces, and for each of them the rows of kTileRows pixels.
 struct Block {
-  const float* a;
-  int64_t stride;
+  const float* const* rows;  // [pieces][kTileRows]
+  const Piece* pieces;
+  const Piece* end;
 };
 
-// A part of the next panel, to be fetched meanwhile: `step` numbers with each term of the sum.
+// What is to be fetched meanwhile, `step` bytes with each term of the sum: what is multiplied next, and what is compared
+// and written over at the end.
 struct Soon {
-  const float* weight;
-  int64_t step;
+  const char* next;
+  int64_t next_step;
+  const char* old;
+  int64_t old_step;
 };
-constexpr int kParts = 4;  // in which a panel is fetched, one with each block
+constexpr int kParts = 4;  // in which the next panel is fetched, one with each block
+
+// Memory that many calls of a microkernel fetch, each a part; with every term of its sum, a few bytes.
+struct Region {
+  const char* from;
+  int64_t size, of_call;
+
+  static Region of(const void* from, int64_t size, int64_t calls) {
+    return {static_cast<const char*>(from), size, divide_up(size, calls)};
+  }
+};
+
+// What the commit of a tile reads: old values, and operands of its steps.
+struct Regions {
+  static constexpr int kMost = 3;
+  Region regions[kMost];
+  int count = 0;
+  int64_t of_call = 0;
+
+  void add(const Matrix& rows, const int32_t* pixels, int n, int64_t calls) {
+    if (count == kMost || pixels[n - 1] - pixels[0] != n - 1) return;
+    const int64_t pixel = rows.pitch * (rows.dtype == Dtype::bfloat16 ? 2 : 4);
+    regions[count] = Region::of(static_cast<const char*>(rows.data) + pixels[0] * pixel, n * pixel, calls);
+    of_call += regions[count++].of_call;
+  }
+  // Where the part of a call begins.
+  const char* part(int64_t call, const char* otherwise) const {
+    int64_t at = call * of_call;
+    for (int i = 0; i < count; at -= regions[i++].size)
+      if (at < regions[i].size) return regions[i].from + at;
+    return otherwise;
+  }
+};
 
 // R rows times V vectors of one panel, added to the bias or, where that is null, to what stands in `out`, and bounded.
-// Sums of kRun terms stay in registers.
+// The sums of a run stay in registers.
 template <int R, int V>
-void multiply(Block block, const float* panel, int64_t depth, Soon soon, const float* bias, const Bounds& bounds,
-              float* out, int64_t out_stride) {
-  for (int64_t start = 0; start < depth; start += kRun) {
+void multiply(Block block, const float* panel, Soon soon, const float* bias, const Bounds& bounds, float* out,
+              int64_t out_stride) {
+  const Piece* piece = block.pieces;
+  const float* const* rows = block.rows;
+  do {
     Vec sum[R][V];
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) sum[r][v] = Vec::all(0.0f);
-    for (int64_t k = start; k < least(start + kRun, depth); ++k, panel += kPanel) {
-      __builtin_prefetch(soon.weight, 0, 2);
-      soon.weight += soon.step;
-      Vec weight[V];
-      for (int v = 0; v < V; ++v) weight[v] = Vec::load(panel + v * Vec::width);
-      for (int r = 0; r < R; ++r) {
-        const Vec x = Vec::all(block.a[r * block.stride + k]);
-        for (int v = 0; v < V; ++v) sum[r][v] = fma(x, weight[v], sum[r][v]);
+    do {
+      const float* a[R];
+      for (int r = 0; r < R; ++r) a[r] = rows[r];
+      rows += kTileRows;
+      const int64_t terms = piece->terms();
+      for (int64_t k = 0; k < terms; ++k, panel += kPanel) {
+        __builtin_prefetch(soon.next, 0, 2);
+        __builtin_prefetch(soon.old, 1, 3);
+        soon.next += soon.next_step, soon.old += soon.old_step;
+        Vec weight[V];
+        for (int v = 0; v < V; ++v) weight[v] = Vec::load(panel + v * Vec::width);
+        for (int r = 0; r < R; ++r) {
+          const Vec x = Vec::all(a[r][k]);
+          for (int v = 0; v < V; ++v) sum[r][v] = fma(x, weight[v], sum[r][v]);
+        }
       }
+    } while (!(piece++)->ends);
+    // Unrolled, so that the sums stay in registers here too.
+    const int64_t from_stride = bias ? 0 : out_stride;
+    const float* from = bias ? bias : out;
+    if (piece == block.end) {
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+        for (int v = 0; v < V; ++v)
+          bounds(sum[r][v] + Vec::load(from + r * from_stride + v * Vec::width)).store(out + r * out_stride + v * Vec::width);
+      return;
     }
-    const bool first = start == 0 && bias != nullptr, last = start + kRun >= depth;
+#pragma GCC unroll 16
     for (int r = 0; r < R; ++r)
-      for (int v = 0; v < V; ++v) {
-        float* to = out + r * out_stride + v * Vec::width;
-        const Vec x = sum[r][v] + (first ? Vec::load(bias + v * Vec::width) : Vec::load(to));
-        (last ? bounds(x) : x).store(to);
-      }
-  }
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v)
+        (sum[r][v] + Vec::load(from + r * from_stride + v * Vec::width)).store(out + r * out_stride + v * Vec::width);
+    bias = nullptr;
+  } while (true);
 }
 
 // The last rows, fewer than a whole tile: the same sums in the same order.
 template <int R, int V>
-void multiply_rest(int rows, Block block, const float* panel, int64_t depth, Soon soon, const float* bias,
-                   const Bounds& bounds, float* out, int64_t out_stride) {
+void multiply_rest(int rows, Block block, const float* panel, Soon soon, const float* bias, const Bounds& bounds,
+                   float* out, int64_t out_stride) {
   if constexpr (R > 0) {
-    if (rows == R) return multiply<R, V>(block, panel, depth, soon, bias, bounds, out, out_stride);
-    multiply_rest<R - 1, V>(rows, block, panel, depth, soon, bias, bounds, out, out_stride);
+    if (rows == R) return multiply<R, V>(block, panel, soon, bias, bounds, out, out_stride);
+    multiply_rest<R - 1, V>(rows, block, panel, soon, bias, bounds, out, out_stride);
   }
 }
 
+// The pieces that one pass adds, and where their terms begin.
+struct Pass {
+  const Piece* pieces;
+  const Piece* end;
+  int64_t start, terms;
+  int64_t input_step = 0, old_step = 0;  // bytes to be fetched with each term
+};
+
+// The pass after `pass`, of whole runs; that of no pieces is the end.
+inline Pass next_pass(const Conv& conv, const Pass& pass) {
+  const Piece* const end = conv.pieces + conv.piece_count;
+  Pass next{pass.end, pass.end, pass.start + pass.terms, 0};
+  for (int64_t run = 0; next.end < end; run = 0) {
+    const Piece* piece = next.end;
+    do run += piece->terms();
+    while (!(piece++)->ends);
+    if (next.terms > 0 && next.terms + run > kDepth) break;
+    next.end = piece, next.terms += run;
+  }
+  return next;
+}
+
+// Gathers a piece of a pixel that is not a pixel inside.
+template <class T>
+void gather_piece(const Conv& conv, const Piece& piece, const T* x, const Place& place, float* to) {
+  const Window& w = conv.window;
+  const int32_t y = w.rows[place.y * w.kernel_rows + piece.row];
+  const int32_t* xs = w.columns + place.x * w.kernel_columns + piece.column;
+  for (int32_t i = 0; i < piece.taps; ++i, to += piece.channels) {
+    const bool there = y >= 0 && xs[i] >= 0;
+    const T* from = x + ((place.n * w.in_rows + y) * w.in_columns + xs[i]) * conv.x.pitch + piece.channel;
+    for (int64_t c = 0; c < piece.channels; c += Vec::width) {
+      const int n = static_cast<int>(least(Vec::width, piece.channels - c));
+      (there ? load_some(from + c, n) : Vec::all(0.0f)).store(to + c, n);
+    }
+  }
+}
+
+// Points to the pieces of `n` pixels, or gathers them at `spare`; `place` is the pixel before, and then the last one.
+template <class T>
+void point_rows(const Conv& conv, int64_t group, const Pass& pass, const int32_t* pixels, int n, Place& place,
+                const float** rows, float* spare) {
+  constexpr bool readable = sizeof(T) == sizeof(float);  // where they lie
+  const Window& w = conv.window;
+  const T* x = static_cast<const T*>(conv.x.data) + group * conv.in_per_group;
+  for (int r = 0; r < n; ++r) {
+    place = place.at(pixels[r], w);
+    const float** to = rows + r;
+    if (readable && w.y.has(place.y) && w.x.has(place.x)) {
+      const float* from = reinterpret_cast<const float*>(x) +
+          ((place.n * w.in_rows + w.y.first(place.y)) * w.in_columns + w.x.first(place.x)) * conv.x.pitch;
+      for (const Piece* piece = pass.pieces; piece < pass.end; ++piece, to += kTileRows) *to = from + piece->offset;
+      continue;
+    }
+    for (const Piece* piece = pass.pieces; piece < pass.end; ++piece, to += kTileRows) {
+      const int32_t y = w.rows[place.y * w.kernel_rows + piece->row];
+      const int32_t column = w.columns[place.x * w.kernel_columns + piece->column];
+      if (piece->taps == 1 && (y < 0 || column < 0)) {
+        *to = kNothing;
+      } else if (readable && piece->taps == 1) {
+        *to = reinterpret_cast<const float*>(x) + ((place.n * w.in_rows + y) * w.in_columns + column) * conv.x.pitch +
+              piece->channel;
+      } else {
+        gather_piece(conv, *piece, x, place, spare);
+        *to = spare;
+        spare += piece->terms();
+      }
+    }
+  }
+}
+
+// A tile: a few pixels, whose new values [rows, channels] are computed.
+struct Tile {
+  int rows;
+  float* values;
+  int64_t stride;
+  Region input;  // of the next tile; empty where weights are fetched instead
+  Regions old;
+};
+
 template <int V>
-void multiply_blocks(const Block* blocks, int rows, const float* weight, const float* next, int64_t depth,
-                     const float* bias, float* out, int64_t stride, const Bounds& bounds) {
-  for (int b = 0, r = 0; r < rows; ++b, r += kTileRows) {
-    const int n = static_cast<int>(least(kTileRows, rows - r));
-    const Soon soon = b < kParts ? Soon{next + b * depth * (kPanel / kParts), kPanel / kParts} : Soon{weight, 0};
-    float* to = out + r * stride;
-    if (n == kTileRows) multiply<kTileRows, V>(blocks[b], weight, depth, soon, bias, bounds, to, stride);
-    else multiply_rest<kTileRows - 1, V>(n, blocks[b], weight, depth, soon, bias, bounds, to, stride);
+void multiply_blocks(const Tile& tile, const Pass& pass, const Block* blocks, int64_t call, const float* weight,
+                     const float* next, const float* bias, int64_t channel, const Bounds& bounds) {
+  const char* const nothing = reinterpret_cast<const char*>(weight);
+  Soon soon{nothing, pass.input_step, nothing, pass.old_step};
+  call *= divide_up(tile.rows, kTileRows);
+  for (int b = 0, r = 0; r < tile.rows; ++b, r += kTileRows) {
+    if (tile.input.size > 0) {
+      soon.next = tile.input.from + (call + b) * tile.input.of_call;
+    } else {
+      soon.next = b < kParts ? reinterpret_cast<const char*>(next + b * pass.terms * (kPanel / kParts)) : nothing;
+      soon.next_step = b < kParts ? kPanel / kParts * sizeof(float) : 0;
+    }
+    if (pass.old_step > 0) soon.old = tile.old.part(call + b, nothing);
+    const int n = static_cast<int>(least(kTileRows, tile.rows - r));
+    float* to = tile.values + r * tile.stride + channel;
+    if (n == kTileRows) multiply<kTileRows, V>(blocks[b], weight, soon, bias, bounds, to, tile.stride);
+    else multiply_rest<kTileRows - 1, V>(n, blocks[b], weight, soon, bias, bounds, to, tile.stride);
   }
 }
 
 // One panel of output channels for all rows. A panel's last channels may not exist: they are written beyond those of the
 // group, where the next group, or nobody, writes later. A last panel that is at most half full is multiplied by halves.
-inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const Pass& pass, const Block* blocks, int rows,
-                           const Bounds& bounds, float* tile, int64_t stride) {
+inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const Pass& pass, const Block* blocks,
+                           const Bounds& bounds, const Tile& tile) {
   const int64_t depth = conv.in_per_group * conv.window.kernel_rows * conv.window.kernel_columns;
   const int64_t panels = divide_up(conv.out_per_group, kPanel), first = panel * kPanel;
-  const int64_t channel = group * conv.out_per_group + first, start = pass.start(conv.in_per_group);
-  float bias[kPanel];
-  for (int i = 0; i < kPanel; ++i)
-    bias[i] = conv.bias && first + i < conv.out_per_group ? conv.bias[channel + i] : 0.0f;
-  const float* from = start == 0 ? bias : nullptr;
-  const float* weight = conv.weight + ((group * panels + panel) * depth + start) * kPanel;
+  const int64_t channel = group * conv.out_per_group + first, there = conv.out_per_group - first;
+  float part[kPanel] = {};
+  const float* bias = conv.bias ? conv.bias + channel : kNothing;
+  if (conv.bias && there < kPanel) {
+    std::memcpy(part, bias, there * sizeof(float));
+    bias = part;
+  }
+  if (pass.start > 0) bias = nullptr;
+  const float* weight = conv.weight + ((group * panels + panel) * depth + pass.start) * kPanel;
   const float* next = weight + (panel + 1 < panels ? depth * kPanel : 0);
-  if (conv.out_per_group - first <= Vec::width)
-    multiply_blocks<1>(blocks, rows, weight, next, pass.depth(), from, tile + channel, stride, bounds);
-  else
-    multiply_blocks<kPanelVecs>(blocks, rows, weight, next, pass.depth(), from, tile + channel, stride, bounds);
+  const int64_t call = group * panels + panel;
+  if (there <= Vec::width) multiply_blocks<1>(tile, pass, blocks, call, weight, next, bias, channel, bounds);
+  else multiply_blocks<kPanelVecs>(tile, pass, blocks, call, weight, next, bias, channel, bounds);
+}
+
+// The input that pixels after `place` read and others before them do not: that of the window's last row.
+template <class T>
+Region input_after(const Conv& conv, const Place& place, int rows, int64_t calls) {
+  const Window& w = conv.window;
+  if (!w.y.has(place.y) || !w.x.has(place.x)) return {nullptr, 0, 0};
+  const int64_t row = w.y.first(place.y) + (w.kernel_rows - 1) * w.y.step;
+  const int64_t column = w.x.first(place.x) + (w.kernel_columns - 1) * w.x.step + w.x.stride;
+  const T* x = static_cast<const T*>(conv.x.data) + ((place.n * w.in_rows + row) * w.in_columns + column) * conv.x.pitch;
+  return Region::of(x, static_cast<int64_t>(rows * w.x.stride * conv.x.pitch * sizeof(T)), calls);
 }
 
 // Computes panels [first, end) of a few pixels into their tile.
 template <class T>
-void convolve_rows(const Conv& conv, const Bounds& bounds, const int32_t* pixels, int rows, int64_t first, int64_t end,
-                   float* tile, int64_t stride) {
-  const Window& w = conv.window;
-  // The pixels of a 1x1 convolution that moves nothing can be read where they lie.
-  const bool direct = sizeof(T) == sizeof(float) && w.kernel_rows * w.kernel_columns == 1 && w.y.is_same(w.in_rows) &&
-                      w.x.is_same(w.in_columns);
-  Place places[kRows];
-  Place place;
-  for (int r = 0; r < rows; ++r) places[r] = place = place.at(pixels[r], w);
+void convolve_rows(const Conv& conv, const Commit& commit, const Bounds& bounds, const int32_t* pixels, int rows,
+                   bool weights_near, int64_t first, int64_t end, float* values, int64_t stride) {
+  const int64_t panels = conv.groups * divide_up(conv.out_per_group, kPanel), calls = panels * divide_up(rows, kTileRows);
+  Tile tile{rows, values, stride, {nullptr, 0, 0}, {}};
+  if (weights_near) tile.input = input_after<T>(conv, Place().at(pixels[rows - 1], conv.window), rows, calls);
+  tile.old.add(commit.out, pixels, rows, calls);
+  for (int64_t i = 0; i < commit.step_count; ++i)
+    if (commit.steps[i].kind == Operand::per_pixel) tile.old.add(commit.steps[i].operand, pixels, rows, calls);
+
+  const int64_t spare_size = kTileRows * kDepth;  // of a block
+  float* spare = scratch(1, kBlocks * spare_size);
+  const float** pointers = reinterpret_cast<const float**>(scratch(4, 2 * kBlocks * spare_size));
   Block blocks[kBlocks];
   for (int64_t group = 0; group < conv.groups; ++group) {
-    for (Pass pass = first_pass(conv), next; pass.taps > 0; pass = next) {
+    Pass pass = next_pass(conv, {conv.pieces, conv.pieces, 0, 0});
+    for (Pass next; pass.terms > 0; pass = next) {
       next = next_pass(conv, pass);
-      const int64_t a_stride = gathered_stride(pass.depth());
-      float* a = scratch(1, kRows * gathered_stride(kDepth));
+      Place place;
       for (int b = 0, r = 0; r < rows; ++b, r += kTileRows) {
-        const int n = static_cast<int>(least(kTileRows, rows - r));
-        if (direct && pixels[r + n - 1] - pixels[r] == n - 1) {
-          const float* x = static_cast<const float*>(conv.x.data) + group * conv.in_per_group + pass.channel;
-          blocks[b] = {x + pixels[r] * conv.x.pitch, conv.x.pitch};
-          continue;
-        }
-        blocks[b] = {a + r * a_stride, a_stride};
-        for (int i = r; i < r + n; ++i) gather_row<T>(conv, group, pass, places[i], a + i * a_stride);
+        const float** to = pointers + b * kTileRows * (pass.end - pass.pieces);
+        point_rows<T>(conv, group, pass, pixels + r, static_cast<int>(least(kTileRows, rows - r)), place, to,
+                      spare + b * spare_size);
+        blocks[b] = {to, pass.pieces, pass.end};
       }
+      const bool last = next.terms == 0;
+      pass.input_step = divide_up(tile.input.of_call, pass.terms);
+      pass.old_step = last ? divide_up(tile.old.of_call, pass.terms) : 0;
       for (int64_t panel = first; panel < end; ++panel)
-        multiply_panel(conv, group, panel, pass, blocks, rows, next.taps > 0 ? Bounds() : bounds, tile, stride);
+        multiply_panel(conv, group, panel, pass, blocks, last ? bounds : Bounds(), tile);
     }
   }
 }
@@ -202,15 +305,19 @@ int64_t convolve_as(const Conv& conv, Job job) {
     const int64_t stride = tile_stride(job.commit.out.channels), share = divide_up(panels, threads);
     float* tile = scratch(0, rows * stride);
     spread(job.pool, divide_up(panels, share), [&](int64_t part) {
-      convolve_rows<T>(conv, bounds, job.pixels, rows, part * share, least(panels, (part + 1) * share), tile, stride);
+      convolve_rows<T>(conv, job.commit, bounds, job.pixels, rows, false, part * share,
+                       least(panels, (part + 1) * share), tile, stride);
     });
     return commit_shared(job, tile, stride, rows);
   }
 
-  const int64_t together = weights > 2 * kShared ? kRows : kFewRows;
-  return for_each_tile(job, together, weights * conv.groups,
-                       [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
-                         convolve_rows<T>(conv, bounds, pixels, rows, 0, panels, tile, stride);
+  const bool near = weights <= kNear;
+  const int64_t few = near_rows(job.commit.out.channels) / kTileRows * kTileRows;
+  const int64_t together = near ? most(kTileRows, few) : weights > 2 * kShared ? kRows : kFewRows;
+  return for_each_tile(job, kTileRows, together, weights * conv.groups,
+                       [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool first) {
+                         const bool weights_near = near && !first;
+                         convolve_rows<T>(conv, job.commit, bounds, pixels, rows, weights_near, 0, panels, tile, stride);
                        });
 }
 

@@ -11,7 +11,7 @@ void read_row(const T* from, float* row, int64_t channels) {
 
 template <class T>
 int64_t copy_of(const Matrix& x, const Job& job) {
-  return for_each_tile(job, 64, 4 * x.channels, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
+  return for_each_tile(job, 1, near_rows(x.channels), 4 * x.channels, [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool) {
     for (int r = 0; r < rows; ++r)
       read_row(static_cast<const T*>(x.data) + pixels[r] * x.pitch, tile + r * stride, x.channels);
   });

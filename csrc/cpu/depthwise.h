@@ -1,7 +1,7 @@
 // Depthwise convolution of the listed pixels: out[p][c] = bias[c] + sum over taps of weight[tap][c] * x[q(tap)][c].
 //
-// Neighbours in an image row whose whole window lies inside are computed in one run, with the weights of a few channels
-// in registers; other pixels one by one. Both add the taps in the same order.
+// Neighbours in an image row whose whole window lies inside are computed together, a few at a time; other pixels one by
+// one. Both add the taps in the same order.
 #pragma once
 
 template <class T>
@@ -17,28 +17,73 @@ void depthwise_pixel(const Depthwise& d, const Bounds& bounds, const Tap<T>* tap
   });
 }
 
-// `x` is the first tap of the first pixel; rows of taps, taps and pixels lie at equal distances.
-template <class T, int K>
-void depthwise_run(const Depthwise& d, const Bounds& bounds, const T* x, int64_t row, int64_t tap, int64_t pixel,
-                   int count, float* tile, int64_t stride) {
-  const int64_t channels = d.x.channels;
-  for_each_block(channels, [&](int64_t c, int n) {
-    Vec weight[K * K];
-    for (int t = 0; t < K * K; ++t) weight[t] = load_some(d.weight + t * channels + c, n);
-    const Vec bias = d.bias ? load_some(d.bias + c, n) : Vec::all(0.0f);
-    const auto compute = [&](auto load) {
-      const T* from = x + c;
-      float* to = tile + c;
-      for (int p = 0; p < count; ++p, from += pixel, to += stride) {
-        Vec sum = bias;
-        for (int i = 0; i < K; ++i)
-          for (int j = 0; j < K; ++j) sum = fma(load(from + i * row + j * tap), weight[i * K + j], sum);
-        bounds(sum).store(to);
+// Where the taps of a run's pixels lie: elements between taps of a column, taps of a row, and pixels.
+struct Steps {
+  int64_t row, tap, pixel;
+  int64_t old;  // bytes between the old values of pixels
+};
+
+constexpr int64_t kAhead = 1024;  // channels between what is read and what is fetched
+
+// P pixels of a run, of which `x` is the first tap. With S > 0 pixels are S taps apart, and what several read is loaded once.
+template <class T, int K, int S, int P>
+void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, const char* old, float* tile,
+                   int64_t stride) {
+  // Copies, which stay in registers whatever is stored.
+  const int64_t channels = d.x.channels, row = steps.row, tap = steps.tap, pixel = steps.pixel;
+  const int64_t old_pixel = steps.old, ahead = divide_up(kAhead, channels) * pixel + (K - 1) * (row + tap);
+  const float* const weights = d.weight;
+  const float* const biases = d.bias;
+  const Bounds within = bounds;
+  const auto compute = [=](int64_t c, auto load) {
+    Vec weight[K * K], sum[P];
+    for (int t = 0; t < K * K; ++t) weight[t] = load(weights + t * channels + c);
+    const Vec bias = biases ? load(biases + c) : Vec::all(0.0f);
+    for (int p = 0; p < P; ++p) sum[p] = bias;
+    const T* line = x + c;
+#pragma GCC unroll 5
+    for (int i = 0; i < K; ++i, line += row) {
+      const T* from = line;
+#pragma GCC unroll 16
+      for (int q = 0; q < (S > 0 ? (P - 1) * S + K : P * K); ++q) {
+        const Vec one = load(S > 0 ? from : line + q / K * pixel + q % K * tap);
+        from += tap;
+#pragma GCC unroll 4
+        for (int p = 0; p < P; ++p) {
+          const int j = q - p * (S > 0 ? S : K);
+          if (0 <= j && j < K) sum[p] = fma(one, weight[i * K + j], sum[p]);
+        }
       }
-    };
-    if (n == Vec::width) compute([](const T* p) { return Vec::load(p); });
-    else compute([n](const T* p) { return Vec::load(p, n); });
-  });
+    }
+    // The window's last rows have what others before did not read.
+    for (int i = 0; i < (S == 2 ? 2 : 1); ++i)
+      for (int p = 0; p < P * (S > 0 ? S : 1); ++p) __builtin_prefetch(x + c + ahead + p * tap - i * row, 0, 2);
+    for (int p = 0; p < P; ++p) __builtin_prefetch(old + p * old_pixel + c * sizeof(T), 1, 3);
+    for (int p = 0; p < P; ++p) within(sum[p]).store(tile + p * stride + c);
+  };
+  int64_t c = 0;
+  for (; c + Vec::width <= channels; c += Vec::width) compute(c, [](const auto* p) { return Vec::load(p); });
+  const int rest = static_cast<int>(channels - c);
+  if (rest > 0) compute(c, [rest](const auto* p) { return Vec::load(p, rest); });
+}
+
+template <class T, int K, int S>
+void depthwise_run(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, const char* old, int count, float* tile,
+                   int64_t stride) {
+  constexpr int together = 4;
+  int p = 0;
+  for (; p + together <= count; p += together)
+    depthwise_few<T, K, S, together>(d, bounds, x + p * steps.pixel, steps, old + p * steps.old, tile + p * stride, stride);
+  for (; p < count; ++p)
+    depthwise_few<T, K, S, 1>(d, bounds, x + p * steps.pixel, steps, old + p * steps.old, tile + p * stride, stride);
+}
+
+template <class T, int K>
+void depthwise_run(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, const char* old, int count, float* tile,
+                   int64_t stride) {
+  if (steps.pixel == steps.tap) return depthwise_run<T, K, 1>(d, bounds, x, steps, old, count, tile, stride);
+  if (steps.pixel == 2 * steps.tap) return depthwise_run<T, K, 2>(d, bounds, x, steps, old, count, tile, stride);
+  depthwise_run<T, K, 0>(d, bounds, x, steps, old, count, tile, stride);
 }
 
 // How many of the listed pixels follow each other in the inner part of one image row.
@@ -56,8 +101,10 @@ int64_t depthwise_as(const Depthwise& d, Job job) {
   const Window& w = d.window;
   const int64_t cost = d.x.channels * w.kernel_rows * w.kernel_columns;
   const int64_t side = w.kernel_rows == w.kernel_columns ? w.kernel_rows : 0;
-  const int64_t row = w.y.step * w.in_columns * d.x.pitch, tap = w.x.step * d.x.pitch, pixel = w.x.stride * d.x.pitch;
-  return for_each_tile(job, 64, cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
+  const Matrix& out = job.commit.out;
+  const Steps steps{w.y.step * w.in_columns * d.x.pitch, w.x.step * d.x.pitch, w.x.stride * d.x.pitch,
+                    out.pitch * static_cast<int64_t>(sizeof(T))};
+  return for_each_tile(job, 4, near_rows(d.x.channels), cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool) {
     Tap<T>* taps = tap_list<T>(w);
     Place place;
     for (int r = 0; r < rows;) {
@@ -71,8 +118,9 @@ int64_t depthwise_as(const Depthwise& d, Job job) {
       }
       const int64_t first = (place.n * w.in_rows + w.y.first(place.y)) * w.in_columns + w.x.first(place.x);
       const T* x = static_cast<const T*>(d.x.data) + first * d.x.pitch;
-      if (side == 3) depthwise_run<T, 3>(d, bounds, x, row, tap, pixel, run, to, stride);
-      else depthwise_run<T, 5>(d, bounds, x, row, tap, pixel, run, to, stride);
+      const char* old = static_cast<const char*>(out.data) + pixels[r] * steps.old;
+      if (side == 3) depthwise_run<T, 3>(d, bounds, x, steps, old, run, to, stride);
+      else depthwise_run<T, 5>(d, bounds, x, steps, old, run, to, stride);
       r += run;
       place = {pixels[r - 1], place.n, place.y, place.x + run - 1};
     }

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "../include/codes.h"
 #include "../include/gate_learning.h"
@@ -85,8 +86,8 @@ struct Pool {
 };
 
 // A buffer of the calling thread, kept between calls. Slots are apart from each other: 0 has the tile, 1 what a kernel
-// gathers, 2 and 3 what masks are made of.
-constexpr int kScratchSlots = 4;
+// gathers, 2 and 3 what masks are made of, 4 pointers.
+constexpr int kScratchSlots = 5;
 float* scratch(int slot, int64_t floats);
 
 struct Job {
@@ -98,9 +99,27 @@ struct Job {
 
 // Each returns how many pixels were updated.
 
+
+// Some terms of a convolution's sum that lie side by side in the input: the channels of a tap, a part of them, or those of
+// neighbouring taps.
+struct Piece {
+  int32_t row, column, taps;  // of the window: the first tap, and how many
+  int32_t channel, channels;  // of each
+  bool ends;                  // a run: terms that are added up in registers
+  int64_t offset;             // elements, from the first tap of a pixel inside to this piece
+
+  int64_t terms() const { return static_cast<int64_t>(taps) * channels; }
+};
+constexpr int64_t kRun = 256;  // terms of a run: the rounding errors of a sum grow with its length
+
+// The pieces of a sum in order. `pitch` is that of the input.
+std::vector<Piece> pieces_of(const Window& window, int64_t pitch, int64_t in_per_group);
+
 struct Conv {
   Matrix x;
   Window window;
+  const Piece* pieces;
+  int64_t piece_count;
   const float* weight;  // packed: [groups][panels][taps * in_per_group][panel], zero beyond out_per_group
   const float* bias;    // [groups * out_per_group], or null
   int64_t groups, in_per_group, out_per_group;

@@ -1,5 +1,6 @@
 // The choice of the instruction set, and the buffers of the threads.
-#include <memory>
+#include <algorithm>
+#include <new>
 
 #include "kernels.h"
 
@@ -47,18 +48,46 @@ Inner inner_of(const int32_t* table, int64_t outputs, int64_t taps) {
   return inner;
 }
 
+std::vector<Piece> pieces_of(const Window& w, int64_t pitch, int64_t in) {
+  const int64_t taps = w.kernel_rows * w.kernel_columns;
+  const bool joined = pitch == in && (w.kernel_columns == 1 || w.x.step == 1);  // neighbours lie side by side
+  const int64_t of_run = std::max<int64_t>(1, kRun / in);                       // taps
+  std::vector<Piece> pieces;
+  for (int64_t tap = 0, next; tap < taps; tap = next) {
+    const int64_t row = tap / w.kernel_columns, column = tap % w.kernel_columns;
+    next = joined ? std::min({taps, (row + 1) * w.kernel_columns, (tap / of_run + 1) * of_run}) : tap + 1;
+    for (int64_t channel = 0; channel < in; channel += kRun) {
+      const int64_t channels = std::min(kRun, in - channel);
+      const bool ends = in > kRun || next == taps || next % of_run == 0;
+      pieces.push_back({static_cast<int32_t>(row), static_cast<int32_t>(column), static_cast<int32_t>(next - tap),
+                        static_cast<int32_t>(channel), static_cast<int32_t>(channels), ends,
+                        (row * w.y.step * w.in_columns + column * w.x.step) * pitch + channel});
+    }
+  }
+  return pieces;
+}
+
 float* scratch(int slot, int64_t floats) {
+  constexpr std::align_val_t kLine{64};
   struct Buffer {
-    std::unique_ptr<float[]> data;
+    float* data = nullptr;
     int64_t size = 0;
+
+    ~Buffer() { release(); }
+    void release() {
+      if (data) ::operator delete(data, kLine);
+    }
   };
   thread_local Buffer buffers[kScratchSlots];
   Buffer& buffer = buffers[slot];
   if (buffer.size < floats) {
-    buffer.data.reset(new float[floats]);
+    buffer.release();
+    buffer.data = nullptr;
+    buffer.size = 0;
+    buffer.data = static_cast<float*>(::operator new(floats * sizeof(float), kLine));
     buffer.size = floats;
   }
-  return buffer.data.get();
+  return buffer.data;
 }
 
 }  // namespace deltafx::cpu

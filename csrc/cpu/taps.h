@@ -47,7 +47,7 @@ Tap<T>* tap_list(const Window& window) {
 template <class T, class F>
 int64_t for_each_row(const Matrix& x, const Window& window, const Job& job, F body) {
   const int64_t cost = x.channels * window.kernel_rows * window.kernel_columns;
-  return for_each_tile(job, 64, cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride) {
+  return for_each_tile(job, 1, near_rows(x.channels), cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool) {
     Tap<T>* taps = tap_list<T>(window);
     Place place;
     for (int r = 0; r < rows; ++r) {

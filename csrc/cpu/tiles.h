@@ -7,6 +7,9 @@ constexpr int64_t kAlone = 1 << 16;  // multiplications in all: with fewer, waki
 // The floats of one tile row: whole vectors, one more so that a kernel may write beyond the last channel.
 inline int64_t tile_stride(int64_t channels) { return (divide_up(channels, Vec::width) + kPanelVecs) * Vec::width; }
 
+// Pixels of a tile that stays in the first-level cache.
+inline int64_t near_rows(int64_t channels) { return least(64, most(4, 4096 / tile_stride(channels))); }
+
 // Runs f(task) for every task on the pool. `f` must not throw.
 template <class F>
 void spread(const Pool& pool, int64_t tasks, F f) {
@@ -17,25 +20,29 @@ void spread(const Pool& pool, int64_t tasks, F f) {
   pool.run(tasks, [](void* context, int64_t task) { (*static_cast<F*>(context))(task); }, &f);
 }
 
-// fill(pixels, rows, tile, stride) writes the new values of `rows` pixels, [rows, channels], into the tile.
-// `cost` is about how many multiplications a pixel takes. Returns how many pixels were updated.
+// fill(pixels, rows, tile, stride, first) writes the new values of `rows` pixels, [rows, channels], into the tile; `first` is
+// the first of a thread.
+// A tile has whole multiples of `whole` pixels, and `rows_at_most`. `cost` is about how many multiplications a pixel takes. Returns how many pixels were updated.
 template <class F>
-int64_t for_each_tile(const Job& job, int64_t rows_at_most, int64_t cost, F fill) {
+int64_t for_each_tile(const Job& job, int64_t whole, int64_t rows_at_most, int64_t cost, F fill) {
   const int64_t stride = tile_stride(job.commit.out.channels);
   const int64_t fitting = most(1, least(rows_at_most, kTileFloats / stride));
-  // As many tiles for every thread, of whole microkernels.
+  // As many pixels for every thread.
   const int64_t threads = job.count * cost < kAlone ? 1 : job.pool.threads;
-  const int64_t wanted = divide_up(divide_up(job.count, fitting), threads) * threads;
-  const int64_t rows = divide_up(divide_up(job.count, wanted), kTileRows) * kTileRows;
-  const int64_t tiles = divide_up(job.count, rows);
+  const int64_t share = divide_up(divide_up(job.count, threads), whole) * whole;
+  const int64_t rows = divide_up(divide_up(share, divide_up(share, fitting)), whole) * whole;
   std::atomic<int64_t> updated{0};
-  const auto run = [&](int64_t i) {
-    const int64_t first = i * rows, n = least(rows, job.count - first);
+  const auto run = [&](int64_t part) {
     float* tile = scratch(0, rows * stride);
-    fill(job.pixels + first, static_cast<int>(n), tile, stride);
-    updated += commit_rows(job.commit, tile, stride, job.pixels + first, static_cast<int>(n));
+    int64_t found = 0;
+    for (int64_t p = part * share, end = least(p + share, job.count); p < end; p += rows) {
+      const int n = static_cast<int>(least(rows, end - p));
+      fill(job.pixels + p, n, tile, stride, p == part * share);
+      found += commit_rows(job.commit, tile, stride, job.pixels + p, n);
+    }
+    updated += found;
   };
-  spread({static_cast<int>(threads), job.pool.run}, tiles, run);
+  spread({static_cast<int>(threads), job.pool.run}, divide_up(job.count, share), run);
   return updated;
 }
 

@@ -22,6 +22,17 @@ struct Vec {
     std::memcpy(p, &part, sizeof(Bfloat16) * n);
   }
 
+  // Stores the lanes that are not equal to what stands there; whether there is any. What is not a number never is equal.
+  template <class T>
+  bool renew(T* p, int n = width) const {
+    const Vec old = n == width ? load(p) : load(p, n);
+    const __m256 found = _mm256_and_ps(_mm256_cmp_ps(v, old.v, _CMP_NEQ_UQ), _mm256_castsi256_ps(first(n)));
+    if (_mm256_movemask_ps(found) == 0) return false;
+    const Vec mixed = {_mm256_blendv_ps(old.v, v, found)};
+    n == width ? mixed.store(p) : mixed.store(p, n);
+    return true;
+  }
+
   static __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
@@ -38,6 +49,7 @@ struct Vec {
     const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(wide, wide), 0b1000);
     return _mm256_castsi256_si128(packed);
   }
+  Vec rounded() const { return widen(narrow()); }  // to bfloat16
 };
 
 inline Vec operator+(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
@@ -64,8 +76,6 @@ inline Vec where_greater(Vec a, Vec b, Vec yes, Vec no) {
 inline Vec where_nan(Vec a, Vec yes, Vec no) {
   return {_mm256_blendv_ps(no.v, yes.v, _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q))};
 }
-// Whether any lane is not equal; what is not a number never is.
-inline bool differs(Vec a, Vec b) { return _mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_NEQ_UQ)) != 0; }
 // Which lanes are not equal, as bits; what is not a number never is.
 inline uint32_t differing(Vec a, Vec b) {
   return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_cmp_ps(a.v, b.v, _CMP_NEQ_UQ)));

@@ -15,6 +15,18 @@ struct Vec {
   void store(Bfloat16* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow()); }
   void store(Bfloat16* p, int n) const { _mm256_mask_storeu_epi16(p, first(n), narrow()); }
 
+  // Stores the lanes that are not equal to what stands there; whether there is any. What is not a number never is equal.
+  bool renew(float* p, int n = width) const {
+    const __mmask16 found = _mm512_mask_cmp_ps_mask(first(n), v, load(p, n).v, _CMP_NEQ_UQ);
+    _mm512_mask_storeu_ps(p, found, v);
+    return found != 0;
+  }
+  bool renew(Bfloat16* p, int n = width) const {
+    const __mmask16 found = _mm512_mask_cmp_ps_mask(first(n), v, load(p, n).v, _CMP_NEQ_UQ);
+    _mm256_mask_storeu_epi16(p, found, narrow());
+    return found != 0;
+  }
+
   static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1); }
   static Vec widen(__m256i half) {
     return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16))};
@@ -28,6 +40,7 @@ struct Vec {
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(
         _mm512_mask_mov_epi32(rounded, nan, _mm512_set1_epi32(0x7fc00000)), 16));
   }
+  Vec rounded() const { return widen(narrow()); }  // to bfloat16
 };
 
 inline Vec operator+(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
@@ -51,8 +64,6 @@ inline Vec where_greater(Vec a, Vec b, Vec yes, Vec no) {
 inline Vec where_nan(Vec a, Vec yes, Vec no) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), no.v, yes.v)};
 }
-// Whether any lane is not equal; what is not a number never is.
-inline bool differs(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ) != 0; }
 // Which lanes are not equal, as bits; what is not a number never is.
 inline uint32_t differing(Vec a, Vec b) { return _mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ); }
 // p[K], p[K + 3], ...: one of three interleaved channels. Their places differ in the remainder by the width.

@@ -34,7 +34,21 @@ struct Vec {
   void store(Bfloat16* p, int n) const {
     for (int i = 0; i < n; ++i) p[i] = narrow(v[i]);
   }
+  // Stores the lanes that are not equal to what stands there; whether there is any. What is not a number never is equal.
+  template <class T>
+  bool renew(T* p, int n = width) const {
+    const Vec old = load(p, n);
+    bool any = false;
+    for (int i = 0; i < n; ++i) {
+      if (v[i] == old.v[i]) continue;
+      any = true;
+      set(p[i], v[i]);
+    }
+    return any;
+  }
 
+  static void set(float& to, float x) { to = x; }
+  static void set(Bfloat16& to, float x) { to = narrow(x); }
   static float widen(Bfloat16 x) {
     const uint32_t bits = static_cast<uint32_t>(x.bits) << 16;
     float wide;
@@ -47,6 +61,9 @@ struct Vec {
     uint32_t bits;
     std::memcpy(&bits, &x, sizeof bits);
     return {static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16)};
+  }
+  Vec rounded() const {  // to bfloat16
+    return each([&](int i) { return widen(narrow(v[i])); });
   }
 };
 
@@ -92,12 +109,6 @@ inline Vec where_greater(Vec a, Vec b, Vec yes, Vec no) {
 // yes where a is not a number, else no.
 inline Vec where_nan(Vec a, Vec yes, Vec no) {
   return Vec::each([&](int i) { return a.v[i] != a.v[i] ? yes.v[i] : no.v[i]; });
-}
-// Whether any lane is not equal; what is not a number never is.
-inline bool differs(Vec a, Vec b) {
-  bool any = false;
-  for (int i = 0; i < Vec::width; ++i) any |= !(a.v[i] == b.v[i]);
-  return any;
 }
 // Which lanes are not equal, as bits; what is not a number never is.
 inline uint32_t differing(Vec a, Vec b) {

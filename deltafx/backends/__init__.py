@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from deltafx.state import NodeState
 
 BACKENDS = ("reference", "cpu", "cuda")
+LEAST_CAPABILITY = (8, 0)  # of a GPU
 
 
 class Backend(Protocol):
@@ -39,12 +41,30 @@ def unavailable(name: str) -> str | None:
         return None
     if not importlib.util.find_spec(f"deltafx._{name}"):
         return f"the {name} kernels are not part of this build"
-    return "no CUDA device is visible" if name == "cuda" and not torch.cuda.is_available() else None
+    if name == "cpu":
+        return None
+    if not torch.cuda.is_available():
+        return "no CUDA device is visible"
+    old = [number for number in range(torch.cuda.device_count()) if not is_new_enough(torch.device("cuda", number))]
+    if len(old) < torch.cuda.device_count():
+        return None
+    least = ".".join(map(str, LEAST_CAPABILITY))
+    return f"the cuda kernels need a device of compute capability {least}; {torch.cuda.get_device_name(0)} is older"
 
 
-def choose_backend(name: str) -> str:
-    """The backend that `convert(backend=name)` means; "auto" is the CPU's, or the reference."""
+def is_new_enough(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= LEAST_CAPABILITY
+
+
+def choose_backend(name: str, devices: Collection[torch.device] = ()) -> str:
+    """The backend that `convert(backend=name)` means for a model whose tensors are on these devices.
+
+    "auto" is that of the device: CUDA's for a GPU that its kernels run on, else the CPU's, or the reference.
+    """
     if name == "auto":
+        gpus = [device for device in devices if device.type == "cuda"]
+        if gpus and not unavailable("cuda") and all(map(is_new_enough, gpus)):
+            return "cuda"
         return "reference" if unavailable("cpu") else "cpu"
     if name not in BACKENDS:
         raise ConvertError(unknown_name("backend", name, ("auto", *BACKENDS)))
@@ -67,4 +87,9 @@ def frame_program(graph_module: Any, plan: Plan | None) -> Any:
     """What runs the frame that is about to run on a CPU, without Python between the nodes; or None."""
     if graph_module.runtime.settings.backend != "cpu":
         return None
-    return importlib.import_module("deltafx.backends.cpu.program").frame_program(graph_module, plan)
+    return compiled_frames().frame_program(graph_module, plan)
+
+
+@functools.cache
+def compiled_frames() -> Any:
+    return importlib.import_module("deltafx.backends.cpu.program")  # which loads the compiled module

@@ -41,6 +41,7 @@ class InputKernel:
         adapts = node.gate is not None and node.gate.adapts
         self.change = torch.empty(leaf.pixels, device=leaf.device) if adapts else None
         self.ending: tuple[Any, ...] = ()
+        self.operator = self.operators.dense_to_delta.default
 
     def run_input(self, node: DenseToDelta, state: NodeState, frame: Tensor, plan: Plan) -> Any:
         gate, leaf = node.gate, self.leaf
@@ -52,7 +53,5 @@ class InputKernel:
         forced, known = plan.forced(leaf.mask), plan.known_changes(node, leaf, frame)
         mask = known if forced is None else forced
         strip = None if leaf.strip is None else leaf.strip.mask
-        self.operators.dense_to_delta.default(
-            frame, *gated, self.levels, self.swaps, mask, strip, state.rows, *self.ending
-        )
+        self.operator(frame, *gated, self.levels, self.swaps, mask, strip, state.rows, *self.ending)
         return state.deltas

@@ -192,6 +192,8 @@ class ReferenceKernel:
         return pytree.tree_unflatten(pieces, spec)
 
     def run_output(self, node: DeltaToDense, state: NodeState, result: Any, plan: Plan) -> Any:
+        if isinstance(result, Delta) and result.value is not None:
+            return result.value
         pieces, spec = pytree.tree_flatten(result)
         return pytree.tree_unflatten([self._read(state, i, piece) for i, piece in enumerate(pieces)], spec)
 

@@ -28,10 +28,19 @@ Medians, between which values half of the frames lie, multiply-accumulates and e
 {common.EXIT_CODES}
 """
 
+BesideOption = Annotated[
+    str | None,
+    typer.Option(
+        "--threshold", metavar="FILE", autocompletion=common.calibrations_like,
+        help="a saved calibration, which is measured beside the modes",
+    ),
+]  # fmt: skip
+
 
 def bench(
     model: common.ModelOption = "centerface",
     clip: common.ClipOption = None,
+    threshold: BesideOption = None,
     frames: common.FewFramesOption = 50,
     size: common.SizeOption = None,
     mean: common.MeanOption = None,
@@ -42,13 +51,21 @@ def bench(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="a JSON file for the result")] = None,
     as_json: common.JsonOption = False,
 ) -> int:
+    import deltafx
     from deltafx.bench import run_bench
     from deltafx.plain_json import to_json
+    from deltafx.settings import CALIBRATED
 
     network = load_network(model, common.statistics(mean, std))
+    options = {"profile": profile}
+    converted = {}
+    if threshold is not None:
+        converted[CALIBRATED] = deltafx.convert(
+            network.model, threshold=threshold, preprocess=network.preprocess, options=options
+        )
     with pictures(network, clip, frames, size) as shown, common.progress("frames", shown.total) as step:
         done = run_bench(
-            network, shown.frames, clip=shown.name, options={"profile": profile},
+            network, shown.frames, clip=shown.name, options=options, converted=converted,
             each=lambda frame, playback: step(),
         )  # fmt: skip
     if out is not None:

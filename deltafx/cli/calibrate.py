@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from deltafx.calibrate import METHODS
 from deltafx.cli import common
 from deltafx.metrics import METRICS
 from deltafx.networks import load_network
@@ -32,10 +33,17 @@ def calibrate(
     video: Annotated[str, typer.Argument(help="a video file")],
     output: Annotated[str, typer.Option("--output", "-o", help="the file to write, JSON")],
     model: common.ModelOption = "centerface",
-    metric: Annotated[str, typer.Option("--metric", help=f"{', '.join(METRICS)}")] = "relative",
+    metric: Annotated[
+        str, typer.Option("--metric", help=", ".join(METRICS), autocompletion=common.one_of(*METRICS))
+    ] = "relative",
     max_error: Annotated[float | None, typer.Option("--max-error", help="in the metric's measure; 0 is none")] = None,
     target_speedup: Annotated[float | None, typer.Option("--target-speedup", help="times fewer MACs")] = None,
-    method: Annotated[str, typer.Option("--method", help="sensitivity, or greedy: DeltaCNN's search")] = "sensitivity",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method", help="sensitivity, or greedy: DeltaCNN's search", autocompletion=common.one_of(*METHODS)
+        ),
+    ] = "sensitivity",
     refresh_every: Annotated[
         int | None, typer.Option("--refresh-every", min=1, help="compute every n-th frame in full")
     ] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from enum import Enum
 from pathlib import Path
@@ -51,9 +52,32 @@ def models_like(start: str) -> list[str]:
     return [name for name in names if name.startswith(start)]
 
 
+def calibrations_like(start: str) -> list[str]:
+    """The calibrations of the zoo; a shell completes names of files by itself."""
+    from deltafx import models_zoo
+
+    return [name for name in models_zoo.calibrated() if name.startswith(start)]
+
+
+def one_of(*names: str) -> Callable[[str], list[str]]:
+    """Completes an option that takes one of these."""
+
+    def complete(start: str) -> list[str]:
+        return [name for name in names if name.startswith(start)]
+
+    return complete
+
+
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP, autocompletion=models_like)]
 ModelOption = Annotated[str, typer.Option("--model", "-m", help=MODEL_HELP, autocompletion=models_like)]
 ModeOption = Annotated[Mode, typer.Option("--mode", help="what counts as changed")]
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--threshold", metavar="FILE", autocompletion=calibrations_like,
+        help="a calibration instead of a mode: what `deltafx calibrate` wrote, or the name of a network of the zoo",
+    ),
+]  # fmt: skip
 FramesOption = Annotated[int | None, typer.Option("--frames", "-n", min=2, help="how many frames; all by default")]
 ClipOption = Annotated[
     str | None,
@@ -76,6 +100,8 @@ StdOption = Annotated[
 
 def reported(command: Callable[..., Any]) -> Callable[..., Any]:
     """Errors that a user can do something about become one sentence and an exit code."""
+
+    warnings.filterwarnings("ignore", category=UserWarning, module="onnx2torch")  # of its own code, as PyTorch sees it
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -103,6 +129,13 @@ def ended(stopped: str | None) -> int:
         else "Interrupted; what was done is kept."
     )
     return INTERRUPTED if stopped == "interrupted" else PARTIAL
+
+
+def deciding(mode: Mode, threshold: str | None) -> tuple[str, dict[str, Any]]:
+    """What decides which changes count: in a word, and as arguments of `convert`."""
+    from deltafx.settings import CALIBRATED
+
+    return (mode.value, {"mode": mode.value}) if threshold is None else (CALIBRATED, {"threshold": threshold})
 
 
 def statistics(mean: str | None, std: str | None) -> Preprocess | None:

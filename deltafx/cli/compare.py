@@ -25,6 +25,7 @@ def compare(
     video: Annotated[str, typer.Argument(help="a video file, a camera's number, or a stream's URL")],
     model: common.ModelOption = "centerface",
     mode: common.ModeOption = common.Mode.balanced,
+    threshold: common.ThresholdOption = None,
     frames: common.FramesOption = None,
     size: common.SizeOption = None,
     mean: common.MeanOption = None,
@@ -35,7 +36,8 @@ def compare(
     from deltafx.video import Video, VideoError
 
     network = load_network(model, common.statistics(mean, std))
-    dm = deltafx.convert(network.model, mode=mode.value, preprocess=network.preprocess)
+    deciding, how = common.deciding(mode, threshold)
+    dm = deltafx.convert(network.model, preprocess=network.preprocess, **how)
     stopped: list[str] = []
 
     def pictures(source: Video, step):  # what can be read of the video, and why no more
@@ -51,7 +53,7 @@ def compare(
         with common.progress("frames", common.total_of(source, frames)) as step:
             result = deltafx.compare(network.model, dm, pictures(source, step))
     if as_json:
-        common.print_json({"network": network.name, "video": video, "mode": mode.value, **result.to_dict()})
+        common.print_json({"network": network.name, "video": video, "mode": deciding, **result.to_dict()})
     else:
         typer.echo(str(result))
     return common.ended(stopped[0] if stopped else None)

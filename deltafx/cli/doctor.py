@@ -96,7 +96,7 @@ def findings() -> list[Finding]:
     import torch
 
     from deltafx.build_info import build_info
-    from deltafx.models_zoo.assets import cache_dir
+    from deltafx.cache import cache_dir
 
     info = build_info()
     cpu = info["cpu"]

@@ -9,6 +9,7 @@ import typer
 
 from deltafx.cli import common
 from deltafx.cli.looking import look
+from deltafx.views.draw import BY
 
 HELP = f"""The rewritten graph as a picture, nested by module and coloured by what each node did in the last frame.
 
@@ -29,11 +30,14 @@ def draw(
     model: common.ModelOption = "centerface",
     clip: common.ClipOption = None,
     mode: common.ModeOption = common.Mode.balanced,
+    threshold: common.ThresholdOption = None,
     frames: common.FewFramesOption = 10,
     size: common.SizeOption = None,
     mean: common.MeanOption = None,
     std: common.StdOption = None,
-    by: Annotated[str, typer.Option("--by", help="colour by update_rate, macs or milliseconds")] = "update_rate",
+    by: Annotated[
+        str, typer.Option("--by", help=f"colour by {', '.join(BY)}", autocompletion=common.one_of(*BY))
+    ] = "update_rate",
     depth: Annotated[
         int | None, typer.Option("--depth", min=0, help="how many levels of modules are open; by default what fits")
     ] = None,
@@ -43,10 +47,10 @@ def draw(
     from deltafx.views.draw import check
 
     check(out, by)  # before the network runs
-    looked = look(model, clip, mode.value, frames, size, mean, std)
+    looked = look(model, clip, mode, threshold, frames, size, mean, std)
     common.made_room(out)
     deltafx.draw(looked.dm, out, by=by, depth=depth)
-    result = {"network": looked.network.name, "clip": looked.clip, "mode": mode.value, "by": by, "picture": str(out)}
+    result = {"network": looked.network.name, "clip": looked.clip, "mode": looked.mode, "by": by, "picture": str(out)}
     if as_json:
         common.print_json(result)
     else:

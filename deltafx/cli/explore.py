@@ -31,6 +31,7 @@ def explore(
     model: common.ModelOption = "centerface",
     clip: common.ClipOption = None,
     mode: common.ModeOption = common.Mode.balanced,
+    threshold: common.ThresholdOption = None,
     frames: common.FewFramesOption = 10,
     size: common.SizeOption = None,
     mean: common.MeanOption = None,
@@ -41,13 +42,13 @@ def explore(
     from deltafx.views.explore import check
 
     check()  # before the network runs
-    looked = look(model, clip, mode.value, frames, size, mean, std)
+    looked = look(model, clip, mode, threshold, frames, size, mean, std)
     with contextlib.redirect_stdout(io.StringIO()):
         explored = deltafx.explore(looked.dm, out)
     if as_json:
         common.print_json(
             {
-                "network": looked.network.name, "clip": looked.clip, "mode": mode.value,
+                "network": looked.network.name, "clip": looked.clip, "mode": looked.mode,
                 "model": str(explored.model), "node_data": list(map(str, explored.node_data)),
                 "command": explored.command,
             }

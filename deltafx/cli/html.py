@@ -29,6 +29,7 @@ def html(
     model: common.ModelOption = "centerface",
     clip: common.ClipOption = None,
     mode: common.ModeOption = common.Mode.balanced,
+    threshold: common.ThresholdOption = None,
     frames: common.FewFramesOption = 50,
     size: common.SizeOption = None,
     mean: common.MeanOption = None,
@@ -39,13 +40,13 @@ def html(
     from deltafx.html import measured_page
 
     network = load_network(model, common.statistics(mean, std))
-    options = {"profile": True}
-    dm = deltafx.convert(network.model, mode=mode.value, preprocess=network.preprocess, options=options)
+    deciding, how = common.deciding(mode, threshold)
+    dm = deltafx.convert(network.model, preprocess=network.preprocess, options={"profile": True}, **how)
     common.made_room(out)
     with pictures(network, clip, frames, size) as shown, common.progress("frames", shown.total) as step:
         done = measured_page(network, dm, out, shown.frames, shown.name, lambda frame: step())
     if as_json:
-        common.print_json({**done.result, "report": done.reports[mode.value].to_dict(), "page": str(out)})
+        common.print_json({**done.result, "report": done.reports[deciding].to_dict(), "page": str(out)})
     else:
         typer.echo(f"page: {out}")
     return common.ended(done.stopped)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from deltafx.cli import common
 from deltafx.cli.looking import look
+from deltafx.errors import unknown_name
 
 HELP = f"""What becomes of a network: every node, what it computed in a frame and how long that took, and what to do.
 
@@ -23,14 +24,23 @@ It is shown a few frames of a clip, or of a made-up scene.
 
   deltafx inspect mynet.py:build --history --csv nodes.csv
 
+  deltafx inspect mobilenet_v2 --pass fuse_pointwise
+
 {common.EXIT_CODES}
 """
+
+
+def passes_like(start: str) -> list[str]:
+    from deltafx.passes import PASSES
+
+    return [each.__name__ for each in PASSES if each.__name__.startswith(start)]
 
 
 def inspect(
     model: common.ModelArgument,
     clip: common.ClipOption = None,
     mode: common.ModeOption = common.Mode.balanced,
+    threshold: common.ThresholdOption = None,
     frames: common.FewFramesOption = 10,
     size: common.SizeOption = None,
     mean: common.MeanOption = None,
@@ -40,19 +50,25 @@ def inspect(
     history: Annotated[
         bool, typer.Option("--history", help="the dense graph beside the rewritten one, and what each pass did")
     ] = False,
+    one_pass: Annotated[
+        str | None,
+        typer.Option("--pass", metavar="NAME", help="what one pass did, line by line", autocompletion=passes_like),
+    ] = None,
     csv: Annotated[Path | None, typer.Option("--csv", help="also write the nodes as comma-separated values")] = None,
     graphml: Annotated[Path | None, typer.Option("--graphml", help="also write the graph as GraphML")] = None,
     as_json: common.JsonOption = False,
 ) -> int:
     import deltafx
 
-    looked = look(model, clip, mode.value, frames, size, mean, std)
+    if one_pass is not None and one_pass not in passes_like(""):
+        raise ValueError(unknown_name("pass", one_pass, passes_like("")))
+    looked = look(model, clip, mode, threshold, frames, size, mean, std)
     report = deltafx.report(looked.dm)
     if csv is not None:
         report.to_csv(csv)
     if graphml is not None:
         deltafx.to_graphml(report, graphml)
-    histories = deltafx.history(looked.dm) if history else {}
+    histories = deltafx.history(looked.dm) if history or one_pass else {}
     if as_json:
         common.print_json(
             {
@@ -64,7 +80,7 @@ def inspect(
         )  # fmt: skip
         return common.ended(looked.stopped)
     for path, each in histories.items():
-        typer.echo(f"{path}\n{each}\n" if path else f"{each}\n")
+        typer.echo("\n".join([*([path] if path else []), str(each[one_pass] if one_pass else each), ""]))
     show(report, modules, depth)
     return common.ended(looked.stopped)
 

@@ -66,13 +66,15 @@ class Looked:
 
     network: Network
     dm: Any
+    mode: str  # or "calibrated"
     clip: str
     size: tuple[int, int]
     stopped: str | None
 
 
 def look(
-    model: str, clip: str | None, mode: str, frames: int, size: str | None, mean: str | None, std: str | None
+    model: str, clip: str | None, mode: common.Mode, threshold: str | None, frames: int, size: str | None,
+    mean: str | None, std: str | None,
 ) -> Looked:  # fmt: skip
     """Convert a network, with profiling, and show it frames; the report's means are over all of them but the first."""
     import deltafx
@@ -80,7 +82,8 @@ def look(
     from deltafx.video import VideoError
 
     network = load_network(model, common.statistics(mean, std))
-    dm = deltafx.convert(network.model, mode=mode, preprocess=network.preprocess, options={"profile": True})
+    name, how = common.deciding(mode, threshold)
+    dm = deltafx.convert(network.model, preprocess=network.preprocess, options={"profile": True}, **how)
     silence(dm)  # the hints say it
     stopped = None
     done = 0
@@ -96,4 +99,4 @@ def look(
             stopped = str(error)
         if done < 2:
             raise VideoError(stopped or f"{shown.name}: one frame is not enough; the first is computed in full.")
-        return Looked(network, dm, shown.name, shown.size, stopped)
+        return Looked(network, dm, name, shown.name, shown.size, stopped)

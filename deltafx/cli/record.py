@@ -28,6 +28,7 @@ def record(
     model: common.ModelOption = "centerface",
     clip: common.ClipOption = None,
     mode: common.ModeOption = common.Mode.balanced,
+    threshold: common.ThresholdOption = None,
     frames: common.FewFramesOption = 100,
     size: common.SizeOption = None,
     mean: common.MeanOption = None,
@@ -40,7 +41,8 @@ def record(
     from deltafx.video import VideoError
 
     network = load_network(model, common.statistics(mean, std))
-    dm = deltafx.convert(network.model, mode=mode.value, preprocess=network.preprocess)
+    deciding, how = common.deciding(mode, threshold)
+    dm = deltafx.convert(network.model, preprocess=network.preprocess, **how)
     silence(dm)  # the film shows it
     done: list[Figures] = []
     stopped: str | None = None
@@ -53,7 +55,7 @@ def record(
         try:
             deltafx.record(
                 dm, shown.frames, out, postprocess=network.postprocess, rate=shown.rate,
-                name=f"{network.name}, {mode.value}", progress=count,
+                name=f"{network.name}, {deciding}", progress=count,
             )  # fmt: skip
         except VideoError as error:
             stopped = str(error)
@@ -62,7 +64,7 @@ def record(
     if not done:
         raise VideoError(stopped or f"{shown.name}: no frame was read")
     result = {
-        "network": network.name, "clip": shown.name, "mode": mode.value, "size": shown.size, "stopped": stopped,
+        "network": network.name, "clip": shown.name, "mode": deciding, "size": shown.size, "stopped": stopped,
         **means(done), "film": str(out),
     }  # fmt: skip
     if as_json:

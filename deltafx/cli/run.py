@@ -29,6 +29,7 @@ def run(
     video: Annotated[str, typer.Argument(help="a video file, a camera's number, or a stream's URL")],
     model: common.ModelOption = "centerface",
     mode: common.ModeOption = common.Mode.balanced,
+    threshold: common.ThresholdOption = None,
     frames: common.FramesOption = None,
     size: common.SizeOption = None,
     mean: common.MeanOption = None,
@@ -44,7 +45,8 @@ def run(
     from deltafx.video import Video, VideoError, VideoWriter
 
     network = load_network(model, common.statistics(mean, std))
-    dm = deltafx.convert(network.model, mode=mode.value, preprocess=network.preprocess)
+    deciding, how = common.deciding(mode, threshold)
+    dm = deltafx.convert(network.model, preprocess=network.preprocess, **how)
     done: list[Figures] = []
     stopped: str | None = None
     with Video(video) as source, VideoWriter(out, source.rate) if out else nullcontext() as film:
@@ -56,7 +58,7 @@ def run(
                     step = advance(dm, network, picture)
                     done.append(step.figures)
                     if film is not None:
-                        film.write(side_by_side([delta_panel(picture, step, f"{network.name}, {mode.value}")]))
+                        film.write(side_by_side([delta_panel(picture, step, f"{network.name}, {deciding}")]))
                     count()
             except VideoError as error:
                 stopped = str(error)
@@ -67,7 +69,7 @@ def run(
     if not done:
         raise VideoError(stopped or f"{video}: no frame was read")
     result = {
-        "network": network.name, "video": video, "mode": mode.value, "size": [height, width], "stopped": stopped,
+        "network": network.name, "video": video, "mode": deciding, "size": [height, width], "stopped": stopped,
         **means(done), "film": str(out) if out else None,
     }  # fmt: skip
     if as_json:

@@ -17,6 +17,7 @@ from deltafx.views.folded import fold
 from deltafx.views.graph import to_networkx
 from deltafx.views.source import report_of
 from deltafx.views.text import shorten
+from deltafx.views.thinned import thin
 
 if TYPE_CHECKING:
     from deltafx.converted import Converted
@@ -43,7 +44,8 @@ def draw(
     Nodes are nested by module, and coloured by what the last frame did: `by` is "update_rate" (share of pixels
     updated), "macs" or "milliseconds" (share of the largest node's). Dense islands have a red double frame, modules
     outside of the delta graphs a broken one. `depth` is how many levels of modules are open, those below are one box
-    each; without it as many as give a picture that can be read.
+    each; without it as many as give a picture that can be read. Where there are more than two lines for each node,
+    those that follow from others are left out.
 
     Raises ImportError without pydot, FileNotFoundError without Graphviz's `dot`, and ValueError for another kind of
     file, another measure, or times where there are none.
@@ -55,7 +57,7 @@ def draw(
         raise ValueError(
             "there are no times to colour by: convert with options={'profile': True} and run a frame first."
         )
-    graph = picture(pydot, fold(to_networkx(report), depth, MOST), by)
+    graph = picture(pydot, thin(fold(to_networkx(report), depth, MOST)), by)
     if form == "dot":
         path.write_text(graph.to_string(), encoding="utf-8")
         return path
@@ -157,6 +159,8 @@ def legend(graph: nx.DiGraph, by: str) -> str:
     )
     kinds = {data["kind"] for _, data in graph.nodes(data=True)}
     notes = ["line width: numbers that travel"]
+    if graph.graph.get("lines_left_out"):
+        notes.append(f"{graph.graph['lines_left_out']:,} lines that follow from others are left out")
     if "island" in kinds:
         notes.append("red double frame: runs densely")
     if "eager" in kinds:

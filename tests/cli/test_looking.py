@@ -35,6 +35,15 @@ def test_inspect_modules_and_history(run, model, clip):
     assert "\nmodule  nodes" in done.out
 
 
+def test_inspect_shows_what_one_pass_did(run, model, clip):
+    done = run("inspect", model, "--clip", clip, "--frames", 2, "--pass", "rewrite_to_delta")
+    lines = done.out.splitlines()
+    assert lines[0].startswith("rewrite_to_delta: ")
+    assert any(line.startswith("+ dense_to_delta") for line in lines)
+    done = run("inspect", model, "--pass", "rewrite")
+    assert (done.code, "unknown pass 'rewrite'" in done.err) == (1, True)
+
+
 def test_inspect_json_csv_and_graphml(run, model, clip, tmp_path):
     words = ["--csv", tmp_path / "nodes.csv", "--graphml", tmp_path / "graph.graphml"]
     done = run("inspect", model, "--clip", clip, "--frames", 3, "--json", "--history", *words)
@@ -141,6 +150,44 @@ def test_html(run, model, clip, out):
     assert "tiny.onnx, balanced" in (out / "page.html").read_text()
 
 
+@pytest.fixture(scope="module")
+def calibration(model, clip, folder):
+    path = folder / "calibration.json"
+    words = ["calibrate", clip, "--model", model, "--target-speedup", 1.5, "--refresh-every", 7, "-o", path]
+    assert CliRunner().invoke(app, list(map(str, words))).exit_code == 0
+    return path
+
+
+@pytest.mark.parametrize("command", [*LOOKING, "run", "compare"])
+def test_a_saved_calibration_takes_the_place_of_the_mode(run, model, clip, out, calibration, command):
+    if command == "explore":
+        pytest.importorskip("model_explorer")
+    files = {"draw": "a.dot", "explore": "", "record": "a.mp4", "html": "a.html"}
+    first = [out / files[command]] if command in files else [clip] if command in ("run", "compare") else []
+    target = [model] if command == "inspect" else ["--model", model]
+    shown = [] if command in ("run", "compare") else ["--clip", clip]
+    words = [command, *first, *target, *shown, "--frames", 4, "--threshold", calibration, "--json"]
+    done = run(*words)
+    assert done.code == 0
+    modes = [each["mode"] for each in done.json["modes"]] if "modes" in done.json else [done.json["mode"]]
+    assert modes == ([*MODES, "calibrated"] if command == "bench" else ["calibrated"])
+    if command in ("inspect", "html"):
+        report = done.json if command == "inspect" else done.json["report"]
+        given = json.loads(calibration.read_text())["thresholds"]
+        assert {node["path"] for node in report["nodes"] if node["threshold"]} >= {
+            path for path, value in given.items() if value
+        }
+        assert report["mode"] == "calibrated"
+
+
+def test_the_calibration_of_another_network(run, clip, calibration, tmp_path):
+    (tmp_path / "net.py").write_text("import torch\ndef build(): return torch.nn.Conv2d(3, 2, 3)\n")
+    done = run("inspect", f"{tmp_path / 'net.py'}:build", "--clip", clip, "--threshold", calibration)
+    assert (done.code, "the calibration is for another network" in done.err) == (1, True)
+    done = run("inspect", f"{tmp_path / 'net.py'}:build", "--threshold", "none.json")
+    assert (done.code, "unknown calibration 'none.json'" in done.err) == (1, True)
+
+
 @pytest.mark.parametrize("command", LOOKING)
 def test_what_cannot_be_opened(run, model, tmp_path, command):
     target = {"inspect": [model], "bench": ["--model", model]}.get(command, [tmp_path / "a.dot", "--model", model])
@@ -158,7 +205,21 @@ def test_one_frame_is_refused(run, command):
     assert run(command, "x", "--frames", 1).code == 2
 
 
-def test_models_are_completed_in_a_shell():
-    words = {"COMP_WORDS": "deltafx inspect mobilenet_v3_s", "COMP_CWORD": "2"}
-    done = CliRunner().invoke(app, [], prog_name="deltafx", env={"_DELTAFX_COMPLETE": "complete_bash", **words})
-    assert done.stdout.split() == ["mobilenet_v3_small"]
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("inspect mobilenet_v3_s", ["mobilenet_v3_small"]),
+        ("reco", ["record"]),
+        ("draw --model resnext50", ["resnext50_32x4d"]),
+        ("draw --by ma", ["macs"]),
+        ("html --mode ba", ["balanced"]),
+        ("html --thr", ["--threshold"]),
+        ("bench --threshold cen", ["centerface"]),
+        ("calibrate a.mp4 --metric key", ["keypoints"]),
+        ("calibrate a.mp4 --method gr", ["greedy"]),
+    ],
+)
+def test_words_are_completed_in_a_shell(words, completed):
+    given = {"COMP_WORDS": f"deltafx {words}", "COMP_CWORD": str(len(words.split()))}
+    done = CliRunner().invoke(app, [], prog_name="deltafx", env={"_DELTAFX_COMPLETE": "complete_bash", **given})
+    assert done.stdout.split() == completed

@@ -77,3 +77,23 @@ def in_parts():
     for frame in scene(3, 24, 32, size=6):
         dm(UNIT(frame))
     return dm
+
+
+class Crowded(nn.Module):
+    """A dense block: every layer reads all before it, so that there are many more lines than nodes."""
+
+    def __init__(self, layers=9):
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv2d(3 + 2 * i, 2, 1) for i in range(layers)])
+
+    def forward(self, x):
+        found = [x]
+        for layer in self.layers:
+            found.append(layer(torch.cat(found, 1)))
+        return torch.cat(found, 1)
+
+
+def crowded():
+    dm = deltafx.convert(Crowded().eval())
+    dm(torch.rand(1, 3, 8, 8))
+    return dm

@@ -12,8 +12,9 @@ import pytest
 import deltafx
 from deltafx.networks import UNIT
 from deltafx.scene import scene
+from deltafx.views.thinned import thin
 from tests.views.browser import chromium, tab
-from tests.views.shown import in_parts, model
+from tests.views.shown import crowded, in_parts, model
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,45 @@ def test_a_model_in_parts_and_without_a_clip(browser, tmp_path):
         assert page.locator("#speed").count() == page.locator("#where").count() == 0
         assert page.input_value("#by") == "last"
         assert page.locator("#passes h3").all_inner_texts() == ["backbone", "neck"]
+
+
+def test_a_crowded_graph_is_thinned_as_in_a_picture(browser, tmp_path):
+    deltafx.html(crowded(), tmp_path / "page.html")
+    thinned = thin(deltafx.to_networkx(crowded()))
+    with tab(browser, (tmp_path / "page.html").as_uri()) as (page, wrong):
+        page.click("#open")
+        lines = page.evaluate("cy.edges().map((edge) => [edge.source().id(), edge.target().id()])")
+        assert {tuple(line) for line in lines} == set(thinned.edges)
+        told = page.locator("#thinned").inner_text()
+        assert told.startswith(f"{thinned.graph['lines_left_out']} lines that follow from others")
+        assert wrong == []
+
+
+def test_what_the_page_shows_is_what_the_report_says(browser, tmp_path, opened):
+    """Cell by cell and card by card, to the digits that are shown."""
+    page, _ = opened
+    told = page.evaluate("data.report")
+    by_path = {node["path"]: node for node in told["nodes"]}
+    paths = column(page, "path")
+    assert set(paths) == set(by_path)
+    shown = {"macs_mean": 1e6, "macs_dense": 1e6, "milliseconds_mean": 1, "state_bytes": 1024}
+    for field, unit in shown.items():
+        for path, text in zip(paths, column(page, field), strict=True):
+            value, digits = by_path[path][field], len(text.partition(".")[2])
+            assert float(text.replace(",", "")) == pytest.approx((value or 0) / unit, abs=0.51 * 10**-digits), path
+    for path, text in zip(paths, column(page, "update_rate_mean"), strict=True):
+        assert float(text.split()[0]) == pytest.approx(100 * by_path[path]["update_rate_mean"], abs=0.051)
+    whole = page.locator("#subtrees tr").nth(1).locator("td").all_inner_texts()
+    assert whole[0] == "all"
+    assert float(whole[3].replace(",", "")) == pytest.approx(told["totals"]["macs_mean"] / 1e6, abs=0.051)
+    assert float(whole[-1]) == pytest.approx(told["totals"]["milliseconds_mean"], abs=0.0051)
+    ours, dense = page.evaluate("[data.run.modes[0], data.run.dense]")
+    cards = {card.split("\n", 1)[1]: card.split("\n", 1)[0] for card in page.locator(".card").all_inner_texts()}
+    faster = next(text for words, text in cards.items() if words.startswith("times faster"))
+    assert float(faster.rstrip("×")) == pytest.approx(dense["ms_median"] / ours["ms_median"], abs=0.051)
+    macs = next(text for words, text in cards.items() if words.startswith("multiply-accumulates"))
+    assert float(macs.rstrip(" M")) == pytest.approx(ours["macs"] / 1e6, abs=0.051)
+    assert ours["macs"] == pytest.approx(told["totals"]["macs_mean"], abs=1)
 
 
 def test_model_explorer_shows_its_files(browser, tmp_path):

@@ -9,7 +9,8 @@ from torch import nn
 
 import deltafx
 from deltafx.views.folded import fold
-from tests.views.shown import in_parts, model, shown
+from deltafx.views.thinned import thin
+from tests.views.shown import crowded, in_parts, model, shown
 
 pytest.importorskip("pydot")
 needs_dot = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is missing: apt-get install graphviz")
@@ -77,6 +78,21 @@ def test_folding_keeps_sums_and_edges():
     assert list(folded.successors("blocks.*")) == ["unknown"]
     assert set(fold(graph, 1, 10)) - set(folded) == {"blocks.0.*", "blocks.1.*"}
     assert fold(graph, 9, 1).nodes == graph.nodes
+
+
+def test_lines_that_follow_from_others_are_left_out_where_they_are_many(tmp_path):
+    graph = deltafx.to_networkx(crowded())
+    thinned = thin(graph)
+    left_out = thinned.graph["lines_left_out"]
+    assert left_out == graph.number_of_edges() - thinned.number_of_edges() > 20
+    assert nx.transitive_closure(thinned).edges == nx.transitive_closure(graph).edges
+    assert all(thinned.edges[edge] == graph.edges[edge] for edge in thinned.edges)
+    assert f"{left_out} lines that follow from others" in deltafx.draw(crowded(), tmp_path / "a.dot").read_text()
+    few = deltafx.to_networkx(shown())
+    assert thin(few).edges == few.edges
+    assert "left out" not in deltafx.draw(shown(), tmp_path / "b.dot").read_text()
+    few.add_edges_from([(a, b) for a in few for b in few if a != b])  # closed modules may read each other
+    assert thin(few).edges == few.edges
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ class CpuBackend(CompiledBackend):
         return cls(isa or known[0], dense_switch)
 
     def product(self, product: Product) -> Recipe:
-        return convolution.product(product, self.isa)
+        return convolution.product(product, self.isa, self.dense_switch)
 
     def input_kernel(self, node: DenseToDelta, state: NodeState, plan: Plan) -> InputKernel:
         return InputKernel(node, state, plan, self.isa)

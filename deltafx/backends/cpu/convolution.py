@@ -1,8 +1,7 @@
-"""How the CPU kernels multiply: packed weights, and from where on PyTorch's dense operators are faster."""
+"""How the CPU kernels multiply, and how they want the weights."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,42 +9,32 @@ import torch
 from torch import Tensor
 
 from deltafx import _cpu
+from deltafx.backends.cpu.costs import dense_share
 from deltafx.backends.matrix import matrix_of, to_matrix
 from deltafx.backends.recipe import Product, Recipe
 from deltafx.backends.steps import Steps
 from deltafx.state import Leaf
 
-# The compiled kernels are as fast as oneDNN where all pixels are computed, except for those named here, where dense is
-# faster from these shares of computed pixels on (measured on resnext50_32x4d, a 4x4 transposed convolution of stride 2,
-# and twice on resnet50: benchmarks/README.md).
-NARROW_GROUPS = 0.8  # times the filled part of a panel of weights
-TRANSPOSED = 0.25  # most of its taps read nothing
-PORTABLE = 0.15  # plain C++ beside whatever oneDNN has for the processor
-BFLOAT16 = 0.45  # where the processor multiplies bfloat16, which the compiled kernels do not
-NEVER = math.inf
 
-
-def product(p: Product, isa: str) -> Recipe:
+def product(p: Product, isa: str, dense_switch: bool) -> Recipe:
     groups, _, per_group, out = p.weight.shape
     if p.kind == "convolution" and out == per_group == 1 and groups > 1:
         taps = p.weight.flatten(1).t().contiguous()
         return Recipe("depthwise", (matrix_of(p.x), taps, p.bias, *p.window.arguments), [p.source], p.window, p.steps)
     packed = pack(p.weight, isa)
-    share = dense_share(isa, p.x.dtype)
-    if p.kind == "transposed":
-        share = min(TRANSPOSED, share)
-    elif groups > 1:
-        share = min(NARROW_GROUPS * p.weight.numel() / packed.numel(), share)
     arguments = (matrix_of(p.x), packed, p.bias, groups, *p.window.arguments)
-    return Recipe("convolve", arguments, [p.source], p.window, p.steps, dense(p.whole, p.x, p.steps), share)
+    recipe = Recipe("convolve", arguments, [p.source], p.window, p.steps, dense(p.whole, p.x, p.steps))
+    if dense_switch:
+        recipe.dense_share = dense_share(kind_of(p), p.weight.numel() / packed.numel(), isa, p.x.dtype)
+    return recipe
 
 
-def dense_share(isa: str, dtype: torch.dtype) -> float:
-    """The share of computed pixels from which oneDNN is faster than the compiled kernel for any convolution."""
-    native = torch.cpu.get_capabilities()
-    if dtype == torch.bfloat16 and (native.get("avx512_bf16") or native.get("amx_bf16")):
-        return BFLOAT16
-    return PORTABLE if isa == "portable" else NEVER
+def kind_of(p: Product) -> str:
+    """As `costs` tells layers apart."""
+    groups, taps = p.weight.shape[:2]
+    if p.kind == "transposed":
+        return "transposed"
+    return "grouped" if groups > 1 else "pointwise" if taps == 1 else "window"
 
 
 def pack(by_tap: Tensor, isa: str) -> Tensor:

@@ -17,13 +17,16 @@ from torch import fx
 from torch.nn.modules import module as nn_module
 
 from deltafx import _cpu
-from deltafx.graph_step import step_of
+from deltafx.graph_step import Values, step_of
 from deltafx.node import DeltaNode
 from deltafx.plan import scale_name
 from deltafx.profile import HostTimer
 
 if TYPE_CHECKING:
     from deltafx.plan import Plan
+
+
+TRUNCATION = operator.attrgetter("truncation")
 
 
 @dataclass
@@ -36,10 +39,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Step:
-    """A node that is run from Python, given the values of its input nodes."""
+    """A node that is run from Python, given the values of the nodes before it."""
 
     node: fx.Node
-    run: Callable[[list[Any]], Any]
+    run: Callable[[Values], Any]
 
 
 class FrameProgram:
@@ -51,9 +54,11 @@ class FrameProgram:
         self.modules: list[DeltaNode] = []  # those of the program, in its order
         self.kernels: list[Any] = []
         self.order: list[Run | Step] = []
+        self.placeholders: list[fx.Node] = []
         self.sent: dict[fx.Node, Any] = {}  # what the nodes of the program send, in every frame
         self.forced: Any = None
         self.last_frame = -1  # that it ran
+        self.timed = False
         for node in graph_module.graph.nodes:
             module: Any = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
             if compiled(module, plan):
@@ -61,8 +66,12 @@ class FrameProgram:
                 self.sent[node] = plan.nodes[module.path].deltas
             elif node.op == "get_attr":
                 self.sent[node] = operator.attrgetter(str(node.target))(graph_module)
+            elif node.op == "placeholder":
+                self.placeholders.append(node)
             else:
                 self.order.append(Step(node, step_of(node, module)))
+        self.states = [plan.nodes[module.path] for module in self.modules]
+        self.hooks = [hooks for each in self.modules for hooks in (each._forward_hooks, each._forward_pre_hooks)]
         self.truncations = [module.truncation for module in self.modules]
         self.scales = dict(plan.scales)
 
@@ -79,50 +88,54 @@ class FrameProgram:
 
     def holds(self) -> bool:
         """Whether the kernels' prepared arguments are those of the frame that is about to run."""
-        kept = zip(self.modules, self.truncations, strict=True)
-        return self.scales == self.plan.scales and all(module.truncation is before for module, before in kept)
+        now = map(TRUNCATION, self.modules)
+        return self.scales == self.plan.scales and all(map(operator.is_, now, self.truncations))
 
     def fits_the_frame(self) -> bool:
         """Whether every node ran in the last frame (one that did not has to be refreshed), and none is looked at."""
-        if not self.modules or any(each._forward_hooks or each._forward_pre_hooks for each in self.modules):
+        if not self.modules or any(self.hooks):
             return False
         last = self.plan.frame - 1
-        return self.last_frame == last or all(self.plan.nodes[each.path].last_frame == last for each in self.modules)
+        return self.last_frame == last or all(state.last_frame == last for state in self.states)
 
     def force(self) -> None:
         """Take over what is prescribed, which is the same tensor from frame to frame."""
-        if self.forced is self.plan.forced_mask:
-            return
         self.forced = None
         for index, (module, kernel) in enumerate(zip(self.modules, self.kernels, strict=True)):
             if module.truncation is not None and hasattr(kernel, "leaf"):
                 self.program.force(index, self.plan.forced(kernel.leaf.mask))
         self.forced = self.plan.forced_mask
 
+    def settle_timing(self) -> None:
+        """Measure if the plan does, and let its timer know that it is this program that does it."""
+        timer = self.plan.timer
+        self.timed = timer is not None
+        self.program.time(self.timed)
+        if isinstance(timer, HostTimer) and timer.program is not self:
+            timer.settle()  # what another program measured
+            timer.program = self
+
     def run(self, given: list[Any]) -> Any:
         """One frame; `given` has the value of each placeholder."""
         plan, values, result = self.plan, dict(self.sent), None
-        self.program.time(plan.profiles)
-        if isinstance(plan.timer, HostTimer) and plan.timer.program is not self:
-            plan.timer.settle()  # what another program measured
-            plan.timer.program = self
-        arguments = iter(given)
-        self.force()
+        if plan.timer is not None or self.timed:
+            self.settle_timing()
+        if self.forced is not plan.forced_mask:
+            self.force()
+        values.update(zip(self.placeholders, given, strict=True))
         for part in self.order:
             if isinstance(part, Run):
                 self.run_compiled(part.first, part.end)
-            elif part.node.op == "placeholder":
-                values[part.node] = next(arguments)
             else:
-                result = values[part.node] = part.run([values[node] for node in part.node.all_input_nodes])
-        for module in self.modules:
-            plan.nodes[module.path].last_frame = plan.frame
-        self.last_frame = plan.frame
+                result = values[part.node] = part.run(values)
+        frame = self.last_frame = plan.frame
+        for state in self.states:
+            state.last_frame = frame
         return result
 
     def run_compiled(self, at: int, end: int) -> None:
         while (at := self.program.run(at, end)) < end:
-            state = self.plan.nodes[self.modules[at].path]
+            state = self.states[at]
             state.rows = self.plan.rows if state.aligned else self.plan.rows.any()
             start = time.perf_counter()
             self.kernels[at].compute(self.program.count, self.kernels[at].flags.of(state), state, self.plan)
@@ -132,8 +145,7 @@ class FrameProgram:
 
     def take_times(self) -> None:
         """What the program measured of its nodes is in their states from here on."""
-        for module, (last, total) in zip(self.modules, self.program.take_times(), strict=True):
-            state = self.plan.nodes[module.path]
+        for state, (last, total) in zip(self.states, self.program.take_times(), strict=True):
             if total:
                 state.seconds, state.seconds_sum = last, state.seconds_sum + total
 

@@ -18,6 +18,8 @@ from deltafx import _cuda
 from deltafx.backends.cuda.break_even import Call, split, updated_share
 from deltafx.backends.cuda.candidates import Marks
 from deltafx.delta import Delta
+from deltafx.graph_times import GraphTimes
+from deltafx.profile import captured_times
 from deltafx.state import COMPUTED_SUM, Leaf
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ class Part:
     def __init__(self, calls: Sequence[Call], plan: Plan, many: float):
         self.calls, self.plan = calls, plan
         device = plan.stale.device
-        states = [plan.nodes[module.path] for module, _ in calls]
+        self.states = states = [plan.nodes[module.path] for module, _ in calls]
         self.own = [leaf for state in states for leaf in state.leaves]
         read = leaves_read(calls, plan)
         strips = [leaf.strip for leaf in self.own if leaf.strip is not None]
@@ -62,6 +64,9 @@ class Part:
 
     def at_rest(self) -> None:
         operators.mark.default(self.marks, 0, self.nothing)
+        times = captured_times(self.plan.timer)
+        if times is not None:
+            times.mark(self.states[0], len(self.states))
 
     def sparse(self) -> None:
         operators.mark.default(self.marks, 0, self.nothing)
@@ -73,7 +78,7 @@ class Part:
         operators.mark.default(self.set, 1, self.counted)
         for module, _ in self.calls:
             state = self.plan.nodes[module.path]
-            state.kernel.run_densely(state, self.plan)
+            self.plan.run(state, state.kernel.run_densely, state, self.plan)
 
     def add_to(self, graph: Any, forms: Sequence[torch.cuda.CUDAGraph]) -> None:
         graph.add(
@@ -98,16 +103,20 @@ class ChosenFrame:
         self.pool = torch.cuda.graph_pool_handle()  # of all forms one runs at a time, so that they share their memory
         self.stream = torch.cuda.Stream()  # PyTorch's own for captures is of the device that captured first
         self.forms: list[list[torch.cuda.CUDAGraph]] = []
-        for part in self.parts:
-            sparse = self.captured(part.sparse)
-            dense = self.captured(part.dense) if part.many < NEVER else sparse
-            self.forms.append([self.captured(part.at_rest), sparse, dense])
+        for number, part in enumerate(self.parts):
+            times = captured_times(plan.timer) if number == 0 else None
+            sparse = self.captured(part.sparse, times)
+            dense = self.captured(part.dense, times) if part.many < NEVER else sparse
+            self.forms.append([self.captured(part.at_rest, times), sparse, dense])
             part.add_to(self.graph, self.forms[-1])
         self.graph.instantiate()
 
-    def captured(self, run: Callable[[], None]) -> torch.cuda.CUDAGraph:
+    def captured(self, run: Callable[[], None], begins: GraphTimes | None) -> torch.cuda.CUDAGraph:
+        """`begins`: the times of the frame that this is the beginning of."""
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         with torch.cuda.graph(graph, self.pool, self.stream, capture_error_mode="thread_local"):
+            if begins is not None:
+                begins.begin()
             run()
         return graph
 
@@ -123,9 +132,12 @@ class ChosenFrame:
 class PlainFrame:
     """The same without choices: every frame is sparse."""
 
-    def __init__(self, calls: Sequence[Call]):
+    def __init__(self, calls: Sequence[Call], plan: Plan):
         self.graph = torch.cuda.CUDAGraph()
+        times = captured_times(plan.timer)
         with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+            if times is not None:
+                times.begin()
             for module, args in calls:
                 module(*args)
 
@@ -134,8 +146,8 @@ class PlainFrame:
 
 
 def capture(calls: Sequence[Call], plan: Plan) -> ChosenFrame | PlainFrame:
-    """Graphs choose from CUDA 12.8 on. What is profiled is what changed."""
-    return ChosenFrame(calls, plan) if _cuda.has_choices() and not plan.profiles else PlainFrame(calls)
+    """Graphs choose from CUDA 12.8 on."""
+    return ChosenFrame(calls, plan) if _cuda.has_choices() else PlainFrame(calls, plan)
 
 
 def leaves_read(calls: Sequence[Call], plan: Plan) -> list[Leaf]:

@@ -217,15 +217,45 @@ function elements() {
       classes: [place.key ? "module" : first.kind, dense ? "dense" : ""].join(" "),
     });
   });
-  const drawn = new Set();
+  const lines = new Map();
   const placeOf = new Map(graph.nodes.map((node) => [node.path, shownAs(node).id]));
   graph.edges.forEach(([source, target, elements, handed]) => {
     const [a, b] = [placeOf.get(source), placeOf.get(target)];
-    if (a === b || drawn.has(`${a}\u0001${b}`)) return;
-    drawn.add(`${a}\u0001${b}`);
-    list.push({ data: { source: a, target: b, width: elements ? Math.min(5, Math.max(1, Math.log10(elements) - 2.2)) : 1 }, classes: handed ? "handed" : "" });
+    if (a === b || lines.has(`${a}\u0001${b}`)) return;
+    lines.set(`${a}\u0001${b}`, { data: { source: a, target: b, width: elements ? Math.min(5, Math.max(1, Math.log10(elements) - 2.2)) : 1 }, classes: handed ? "handed" : "" });
   });
-  return list;
+  const kept = thinned([...lines.values()], [...inside.keys()]);
+  at("thinned").textContent = kept.length < lines.size ? `${lines.size - kept.length} lines that follow from others are left out; a node's details name all that it reads.` : "";
+  return [...list, ...kept];
+}
+// As `thin` of deltafx/views/thinned.py: where lines are many, those that follow from others only hide the nodes.
+const CROWDED = 2;
+function thinned(lines, ids) {
+  if (lines.length <= CROWDED * ids.length) return lines;
+  const next = new Map(ids.map((id) => [id, []]));
+  lines.forEach(({ data: { source, target } }) => next.get(source).push(target));
+  const reached = new Map(); // by node, what lines lead to from it; null while that is being found out
+  const reach = (start) => {
+    const waiting = [[start, 0]];
+    while (waiting.length) {
+      const top = waiting[waiting.length - 1];
+      const [id, done] = top;
+      if (done === 0) reached.set(id, null);
+      if (done < next.get(id).length) {
+        const target = next.get(id)[top[1]++];
+        if (reached.get(target) === null) return false; // a circle, through modules that are closed
+        if (!reached.has(target)) waiting.push([target, 0]);
+      } else {
+        const all = new Set(next.get(id));
+        next.get(id).forEach((target) => reached.get(target).forEach((each) => all.add(each)));
+        reached.set(id, all);
+        waiting.pop();
+      }
+    }
+    return true;
+  };
+  if (!ids.every((id) => reached.has(id) || reach(id))) return lines;
+  return lines.filter(({ data: { source, target } }) => !next.get(source).some((other) => other !== target && reached.get(other).has(target)));
 }
 const look = () => [
   { selector: "node[w]", style: { shape: "round-rectangle", width: "data(w)", height: "data(h)", "background-color": "data(fill)", label: "data(label)", color: "data(ink)", "font-size": 11.5, "text-valign": "center", "text-wrap": "wrap", "line-height": 1.15, "border-width": 1, "border-color": css("--faint"), "font-family": "system-ui, sans-serif" } },
@@ -272,6 +302,12 @@ function fromTop() {
   const middle = box.w * zoom < cy.width() || !first.nonempty() ? (box.x1 + box.x2) / 2 : first.position("x");
   cy.viewport({ zoom, pan: { x: cy.width() / 2 - middle * zoom, y: 16 - box.y1 * zoom } });
 }
+const LARGE = 150; // nodes, above which a layout takes seconds
+function shown(later) {
+  if (!later) return layout(false);
+  at("canvas").setAttribute("aria-busy", "true"); // painted before the work begins
+  setTimeout(() => { layout(false); at("canvas").removeAttribute("aria-busy"); }, 50);
+}
 function graphView() {
   Object.entries(MEASURES).forEach(([name, measure]) => {
     if (report.nodes.some((node) => known(measure.of(node)))) at("by").append(make("option", measure.title, { value: name }));
@@ -292,7 +328,7 @@ function graphView() {
     return layout(true);
   });
   at("by").onchange = () => { layout(true); scale(); };
-  at("open").onclick = () => { allGroups().forEach((_, key) => opened.add(key)); layout(false); };
+  at("open").onclick = () => { allGroups().forEach((_, key) => opened.add(key)); shown(graph.nodes.length > LARGE); };
   at("close").onclick = () => { opened.clear(); layout(false); };
   at("fit").onclick = () => cy.fit(undefined, 20);
   scale();

@@ -72,7 +72,8 @@ def test_bits_do_not_depend_on_the_number_of_threads(isa: str) -> None:
 def test_a_pixel_does_not_depend_on_how_many_are_computed_with_it() -> None:
     """Tiles of every length, with and without a rest, and the way for few pixels."""
     torch.manual_seed(0)
-    dm = deltafx.convert(nn.Sequential(nn.Conv2d(20, 40, 3, padding=1)).eval(), backend="cpu")
+    model = nn.Sequential(nn.Conv2d(20, 40, 3, padding=1)).eval()
+    dm = deltafx.convert(model, backend="cpu", options={"dense_switch": False})
     x = torch.randn(1, 20, 9, 31)
     whole = dm(x)
     for width in range(1, 32):
@@ -87,8 +88,8 @@ def test_a_pixel_does_not_depend_on_how_many_are_computed_with_it() -> None:
 
 
 def test_the_dense_switch_gives_the_same_within_rounding(monkeypatch: Any) -> None:
-    monkeypatch.setattr(convolution, "NARROW_GROUPS", 0.0)
-    monkeypatch.setattr(convolution, "TRANSPOSED", 0.0)
+    shares = {"grouped": 0.0, "transposed": 0.0}
+    monkeypatch.setattr(convolution, "dense_share", lambda kind, *_: shares.get(kind, 1.0))
     model, calls = network(), []
     switched = deltafx.convert(model, backend="cpu", options={"check": True})
     sparse = deltafx.convert(model, backend="cpu", options={"dense_switch": False})
@@ -108,7 +109,7 @@ def test_the_dense_switch_gives_the_same_within_rounding(monkeypatch: Any) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_where_dense_is_always_faster(dtype: torch.dtype, monkeypatch: Any) -> None:
     """As for bfloat16 on a processor that multiplies it: every convolution and linear layer is switched."""
-    monkeypatch.setattr(convolution, "dense_share", lambda isa, dtype: 0.0)
+    monkeypatch.setattr(convolution, "dense_share", lambda *_: 0.0)
     model = network().to(dtype)
     switched = deltafx.convert(model, backend="cpu", options={"check": dtype == torch.float32})
     sparse = deltafx.convert(model, backend="cpu", options={"dense_switch": False})

@@ -14,6 +14,7 @@ from deltafx.measure import tensors_of
 from deltafx.settings import Threshold
 from deltafx.state import FRAMES
 from deltafx.testing import blobs, force_masks
+from tests.backends.calls import Calls
 from tests.backends.network import SETTINGS, masks, network, pictures, states
 from tests.small import WithIsland, frame, small, touched
 
@@ -75,7 +76,7 @@ def test_what_is_prescribed_may_change_and_end() -> None:
 
 
 def test_layers_that_are_faster_densely_run_so(monkeypatch: Any) -> None:
-    monkeypatch.setattr(convolution, "NEVER", 0.2)
+    monkeypatch.setattr(convolution, "dense_share", lambda *_: 0.2)
     dm, stepped = pair(network())
     for picture in pictures(6):
         assert_same_frame(dm, stepped, picture)
@@ -90,7 +91,9 @@ def test_what_has_no_kernel_runs_at_its_place() -> None:
 
 
 def test_a_program_is_timed(monkeypatch: Any) -> None:
-    monkeypatch.setattr(convolution, "NEVER", 0.2)  # layers that run densely, from Python, are timed as well
+    monkeypatch.setattr(
+        convolution, "dense_share", lambda *_: 0.2
+    )  # layers that run densely, from Python, are timed as well
     dm = deltafx.convert(network(), backend="cpu", options={"profile": True})
     for picture in pictures(4):
         dm(picture)
@@ -130,6 +133,16 @@ def test_hooks_see_every_frame() -> None:
     hook.remove()
     dm(touched(frame()))
     assert ran_as_program(dm)
+
+
+def test_python_calls_one_operator_for_each_input_and_output() -> None:
+    dm = deltafx.convert(network(), backend="cpu")
+    for picture in pictures(4):
+        dm(picture)
+    with Calls() as calls:
+        outputs = tensors_of(dm(picture))
+    assert ran_as_program(dm)
+    assert calls.names == ["deltafx.dense_to_delta.default", *["aten.clone.default"] * len(outputs)]
 
 
 def test_another_threshold_counts_from_the_next_frame_on() -> None:

@@ -6,42 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import deltafx
+from tests.backends.schemas import Everything, Record, copied, names_of, replaced, undeclared_writes
 
 pytest.importorskip("deltafx._cpu")
 from deltafx.backends.cpu.fake import OPERATORS
-
-
-class Everything(nn.Module):
-    """A network whose nodes need every compiled operator."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1)
-        self.depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
-        self.pool = nn.MaxPool2d(3, 2, 1)
-
-    def forward(self, x: Any) -> Any:
-        x = torch.relu(self.first(x))
-        gate = torch.sigmoid(x.mean((2, 3), keepdim=True))
-        return self.pool(self.depthwise(x) + x) * 2, x * gate
-
-
-class Record(TorchDispatchMode):
-    """Keeps the arguments of each operator's last call that had something to do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: dict[str, tuple] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "deltafx":
-            self.calls[func._opname] = pytree.tree_map_only(torch.Tensor, torch.clone, args)
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +22,7 @@ def calls() -> dict[str, tuple]:
     first = torch.randn(2, 3, 17, 19)
     dm(first)
     first[1, :, 4:9, 5] += 1
-    with Record() as record:
+    with Record("deltafx") as record:
         dm(first)
     return record.calls
 
@@ -63,34 +33,17 @@ def operator(name: str) -> Any:
 
 def test_a_frame_calls_every_operator(calls: dict[str, tuple]) -> None:
     assert sorted(calls) == sorted(OPERATORS)
-    assert sorted(OPERATORS) == sorted(
-        schema.name.removeprefix("deltafx::")
-        for schema in torch._C._jit_get_all_schemas()
-        if schema.name.startswith("deltafx::")
-    )
+    assert sorted(OPERATORS) == names_of("deltafx")
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_opcheck(name: str, calls: dict[str, tuple]) -> None:
-    torch.library.opcheck(operator(name), pytree.tree_map_only(torch.Tensor, torch.clone, calls[name]))
+    torch.library.opcheck(operator(name), copied(calls[name]))
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_what_is_not_declared_as_written_is_not_written(name: str, calls: dict[str, tuple]) -> None:
-    args = pytree.tree_map_only(torch.Tensor, torch.clone, calls[name])
-    operator(name)(*args)
-    arguments = operator(name)._schema.arguments
-    for argument, before, after in zip(arguments, calls[name], args, strict=True):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            for a, b in zip(pytree.tree_leaves(before), pytree.tree_leaves(after), strict=True):
-                assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b, argument.name
-
-
-def replaced(calls: dict[str, tuple], name: str, argument: str, value: Any) -> list[Any]:
-    names = [a.name for a in operator(name)._schema.arguments]
-    args = list(calls[name])
-    args[names.index(argument)] = value
-    return args
+    assert undeclared_writes(operator(name), calls[name]) == []
 
 
 @pytest.mark.parametrize(
@@ -119,4 +72,4 @@ def test_refuses_what_it_cannot_read(
     name: str, argument: str, value: Any, message: str, calls: dict[str, tuple]
 ) -> None:
     with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
-        operator(name)(*replaced(calls, name, argument, value))
+        operator(name)(*replaced(operator(name), calls[name], argument, value))

@@ -14,6 +14,7 @@ import deltafx
 from deltafx.backends import unavailable
 from deltafx.measure import relative_error, tensors_of
 from deltafx.testing import blobs, clip, force_masks
+from tests.backends.calls import Calls
 from tests.backends.network import SETTINGS, assert_decides_alike, network, pictures, states
 
 if unavailable("cuda"):
@@ -197,6 +198,16 @@ def test_shape_arithmetic_and_dictionaries_do_not_keep_a_frame_from_being_one_gr
     assert dm.runtime.plans[0].frame_graph is not None
 
 
+def test_python_calls_one_operator_for_each_input_and_output() -> None:
+    dm = deltafx.convert(on_device(Segmentation().eval()), backend="cuda")
+    for picture in frames(5):
+        dm(picture)
+    with Calls() as calls:
+        dm(picture)
+    assert dm.runtime.plans[0].frame_graph is not None
+    assert calls.names == ["deltafx_cuda.dense_to_delta.default", *["aten.clone.default"] * 2]
+
+
 def test_it_runs_on_the_current_stream() -> None:
     model, stream = on_device(network()), torch.cuda.Stream()
     dm, other = deltafx.convert(model, backend="cuda"), deltafx.convert(model, backend="cuda")
@@ -206,6 +217,37 @@ def test_it_runs_on_the_current_stream() -> None:
             ours = dm(picture)
         torch.cuda.current_stream().wait_stream(stream)
         assert relative_error(list(ours), list(other(picture))) == 0
+
+
+def test_streams_of_the_users_take_turns() -> None:
+    """Frames on two streams, one after the other: the graph that one captured is launched on the other."""
+    model, streams = on_device(network()), [torch.cuda.Stream(), torch.cuda.Stream()]
+    dm, other = deltafx.convert(model, backend="cuda"), deltafx.convert(model, backend="cuda")
+    for number, picture in enumerate(frames(8)):
+        stream = streams[number % 2]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(2_000_000)  # what is launched elsewhere would come first
+            ours = dm(picture)
+        torch.cuda.current_stream().wait_stream(stream)
+        assert relative_error(list(ours), list(other(picture))) == 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one GPU")
+def test_several_devices_in_one_process() -> None:
+    """Each model runs where its weights are, whichever device is the current one, and leaves that as it is."""
+    models = {device: copy.deepcopy(network()).to(device) for device in ("cuda:0", "cuda:1")}
+    ours = {device: deltafx.convert(model, backend="cuda") for device, model in models.items()}
+    for number, picture in enumerate(pictures(8)):
+        with torch.cuda.device(number % 2):
+            results = {device: dm(picture.to(device)) for device, dm in ours.items()}
+            assert torch.cuda.current_device() == number % 2
+        for device, got in results.items():
+            assert all(each.device == torch.device(device) for each in got)
+            want = models[device](picture.to(device))
+            assert relative_error(list(got), list(want)) < 1e-5
+        assert relative_error([x.cpu() for x in results["cuda:0"]], [x.cpu() for x in results["cuda:1"]]) == 0
+    assert all(dm.runtime.plans[0].frame_graph is not None for dm in ours.values())
 
 
 def test_a_frame_in_another_place_runs_on_the_reference() -> None:

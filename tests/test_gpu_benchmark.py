@@ -1,0 +1,165 @@
+"""The GPU benchmark, on a CPU that passes for a GPU: what it writes, not how long anything takes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import deltafx
+from benchmarks import gpu, gpu_figures, gpu_networks, gpu_table, state
+from benchmarks.gpu_clip import pack, unpack
+from deltafx.scene import scene
+from deltafx.testing import force_masks
+
+
+class Clock:
+    """An event; every call takes 2 ms."""
+
+    now = 0.0
+
+    def __init__(self, enable_timing: bool):
+        pass
+
+    def record(self) -> None:
+        Clock.now += 2
+        self.at = Clock.now
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: Clock) -> float:
+        return end.at - self.at
+
+
+@pytest.fixture
+def gpu_like(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
+    """`run(*words)` is `python -m benchmarks.gpu`; it writes to tmp_path / "cuda"."""
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    monkeypatch.setattr(nn.Module, "cuda", lambda self: self)
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "Event", Clock)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
+    monkeypatch.setattr(torch, "float16", torch.float32)
+    monkeypatch.setattr(gpu, "captured", lambda call: call)
+    monkeypatch.setattr(gpu, "launches", lambda call: 7)
+    monkeypatch.setattr(gpu_networks, "load", lambda name, data: gpu_networks.Case(network(name)))
+
+    def run(*words: Any) -> Any:
+        out = tmp_path / "cuda"
+        monkeypatch.setattr(sys, "argv", ["gpu", "--no-compile", "--out", str(out), *map(str, words)])
+        gpu.main()
+        return out
+
+    return run
+
+
+def network(name: str) -> nn.Module:
+    if name == "none":
+        raise gpu_networks.Missing("pip install none")
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 4, 3, 1, 1)).eval()
+
+
+def test_every_case_is_a_file_and_is_not_measured_again(gpu_like: Any, capsys: pytest.CaptureFixture) -> None:
+    words = ("--shares", "nothing", "5 %", "all", "--cases", "tiny:2:64x96", "none:1:64x96", "tiny:1:64x96:tf32")
+    out = gpu_like(*words)
+    assert sorted(path.name for path in out.iterdir()) == ["tiny_1_64x96_tf32.json", "tiny_2_64x96.json"]
+    assert "none:1:64x96: pip install none" in capsys.readouterr().err
+    result = json.loads((out / "tiny_2_64x96.json").read_text())
+    nothing, some, everything = result["converted"].values()
+    assert (nothing["share"], everything["share"]) == (0, 1)
+    assert nothing["bytes"] == 0 < some["bytes"] < everything["bytes"]
+    assert 0.05 < some["share"] < 0.5
+    assert some["times_faster"] == result["dense"]["eager"]["p50"] / some["p50"] == 1
+    assert some["distance_to_floor"] == pytest.approx(1 / some["share"])
+    assert some["tflops"] == pytest.approx(2 * some["macs"] / 2e-3 / 1e12)
+    assert some["of_peak_tflops"] == pytest.approx(some["tflops"] / 494.7)  # which float16 is on this CPU
+    assert result["relative_difference"] < 1e-6
+    assert result["not_compiled"] == []
+    assert 1 <= result["state_bytes"] / result["output_bytes"] < 1.15
+    before = (out / "tiny_2_64x96.json").stat().st_mtime_ns
+    gpu_like(*words)
+    assert (out / "tiny_2_64x96.json").stat().st_mtime_ns == before
+    text = out.with_suffix(".md").read_text()
+    assert "## tiny, batch 2, 64x96, float16" in text
+    assert "## tiny, batch 1, 64x96, tf32" in text
+
+
+def test_the_bytes_of_a_frame_in_full(gpu_like: Any) -> None:
+    dm = deltafx.convert(network("tiny"))
+    dm(torch.randn(1, 3, 8, 8))
+    convolutions = 4 * (3 * 8 * 9 + 8) + 4 * (8 * 4 * 9 + 4)
+    assert gpu_figures.least_bytes(dm) == convolutions + 4 * (2 * 8 * 16 + 3 * 64) + 4 * (2 * 4 * 16 + 8 * 16)
+
+
+def test_what_state_takes() -> None:
+    row = state.measure("tiny", network("tiny"), 8, 8, {})
+    pixels = 64, 16, 16  # of the input and the two convolutions
+    outputs = 2 * (3 * 64 + 8 * 16 + 4 * 16)
+    assert row["outputs"] == outputs
+    assert row["value"] == outputs + sum(pixels)  # and a mask each
+    # The first convolution keeps the sum of its differences, its bias and what it sent last, the other its bias, and
+    # the output the sum of what it was sent.
+    assert row["difference"] == sum(pixels) + 2 * (3 * 64 + 3 * 8 * 16 + 4 * 16 + 4 * 16)
+
+
+def test_a_clip_with_its_gate(gpu_like: Any, tmp_path: Any) -> None:
+    frames = np.stack(list(scene(7, 64, 96, noise=1)))
+    pack(frames, tmp_path / "clip.npz")
+    assert np.array_equal(unpack(tmp_path / "clip.npz"), frames)
+    out = gpu_like("--clip", tmp_path / "clip.npz", "--cases", "tiny:1:64x96:clip")
+    result = json.loads((out / "tiny_1_64x96_clip.json").read_text())
+    assert list(result["converted"]) == ["balanced", "fast", "exact"]
+    exact, balanced = result["converted"]["exact"], result["converted"]["balanced"]
+    assert exact["relative_error"] < 1e-6 < balanced["relative_error"]
+    assert exact["gate"] == "None"
+    assert balanced["update_rate"] < exact["update_rate"]
+    assert "balanced: " in out.with_suffix(".md").read_text()
+
+
+def test_the_plot(gpu_like: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("matplotlib")
+    out = gpu_like("--shares", "5 %", "all", "--cases", "tiny:1:64x96")
+    monkeypatch.setattr(sys, "argv", ["gpu_table", str(out)])
+    gpu_table.main()
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+class Gated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.gate = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return x * self.gate(x.mean((2, 3), keepdim=True)).sigmoid()
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_gates_can_keep_their_decision(backend: str) -> None:
+    dm = deltafx.convert(Gated().eval(), threshold={"gate": 0.5}, backend=backend)
+    frame, mask = torch.randn(1, 3, 16, 16), torch.zeros(16, 16)
+    mask[:4, :4] = 1
+    for gates in (True, False):
+        with force_masks(dm, mask, gates=gates):
+            dm(frame)
+            dm(frame + 0.01)
+            rates = {node.path: node.update_rate for node in deltafx.report(dm).nodes}
+        assert rates["conv"] == 1 / 16
+        assert rates["gate"] == (1 if gates else 0)
+
+
+def test_cases_name_networks_that_there_are() -> None:
+    from torchvision import models
+
+    names = {case.split(":")[0] for case in gpu.CASES}
+    assert names - set(models.list_models()) == set(gpu_networks.NETWORKS) - {"efficientnet_b0"}
+    assert set(gpu.HEADLINES) <= set(gpu.CASES)
