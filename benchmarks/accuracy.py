@@ -300,6 +300,7 @@ class Bench:
 
 def table(results: dict[str, Any]) -> str:
     lines = [f"* {key}: {value}" for key, value in results.items() if key not in ("results", "head")]
+    lines += ["", *holds(results)]
     for name, case in CASES.items():
         rows = [Row(**row) for row in results["results"] if row["case"] == name]
         if not rows:
@@ -317,6 +318,35 @@ def table(results: dict[str, Any]) -> str:
                 f"| {row.policy} | {row.macs_ratio:.1f}x | {row.ms:.1f} | {row.ms_dense:.1f} | {values} | {seconds} |"
             )
     return "\n".join(lines) + "\n"
+
+
+def holds(results: dict[str, Any]) -> list[str]:
+    """Whether what was found on one part of a clip holds on another: errors in the metric's own measure."""
+    lines = [
+        "Calibrated on one part of a clip, measured on another (the error that was accepted, and those found):",
+        "",
+    ]
+    lines += [
+        "| case | accepted | on the frames held out | on those measured | of what was accepted |",
+        "|---" * 5 + "|",
+    ]
+    for name, case in CASES.items():
+        for budget in case.budgets:
+            row = next(
+                (
+                    each
+                    for each in results["results"]
+                    if (each["case"], each["policy"]) == (name, f"calibrated, error up to {budget:g}")
+                ),
+                None,
+            )
+            if row is None:
+                continue
+            values = row["values"]
+            error = 10 ** (-values["psnr"] / 20) if "psnr" in values else error_of(Row(**row))
+            held_out = "" if row.get("held_out") is None else f"{row['held_out']['error']:.3f}"
+            lines.append(f"| {name} | {budget:g} | {held_out} | {error:.3f} | {error / budget:.2f} times |")
+    return lines
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
