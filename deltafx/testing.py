@@ -35,13 +35,13 @@ def force_masks(dm: Converted, mask: Tensor, gates: bool = True) -> Iterator[Non
     try:
         yield
     finally:
-        force(dm, None, True)
+        force(dm, None)
         for graph in graphs_of(dm):
             for plan in graph.runtime.plans:
                 plan.reset_streams()  # what was prescribed is not what the frames showed
 
 
-def force(dm: Converted, mask: Tensor | None, gates: bool) -> None:
+def force(dm: Converted, mask: Tensor | None, gates: bool = True) -> None:
     if isinstance(dm, DeltaParts):
         dm.forced_mask, dm.forces_gates = mask, gates  # for graphs that are still to be made
     for graph in graphs_of(dm):
