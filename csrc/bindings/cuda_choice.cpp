@@ -14,7 +14,8 @@ namespace {
 using namespace deltafx::cuda;  // NOLINT: this file only translates between the two
 
 void check(cudaError_t error, const char* what) {
-  if (error != cudaSuccess) throw std::runtime_error(std::string("deltafx: ") + what + ": " + cudaGetErrorString(error));
+  if (error != cudaSuccess)
+    throw std::runtime_error(std::string("deltafx: ") + what + ": " + cudaGetErrorString(error));
 }
 
 template <class T>
@@ -35,8 +36,15 @@ class ChosenGraph {
 
   void add(const std::array<uintptr_t, 3>& forms, uintptr_t tallies, int inputs, int count, int64_t many,
            uintptr_t refresh, int streams, uintptr_t kept, int kept_count, uintptr_t last) {
-    const Choose choose{at<const int64_t* const>(tallies), inputs, count, many, at<const uint8_t>(refresh), streams,
-                        at<int64_t* const>(kept), kept_count, at<int32_t>(last)};
+    const Choose choose{at<const int64_t* const>(tallies),
+                        inputs,
+                        count,
+                        many,
+                        at<const uint8_t>(refresh),
+                        streams,
+                        at<int64_t* const>(kept),
+                        kept_count,
+                        at<int32_t>(last)};
     const cudaGraph_t graphs[] = {at<CUgraph_st>(forms[0]), at<CUgraph_st>(forms[1]), at<CUgraph_st>(forms[2])};
     check(add_choice(graph_, choose, graphs, after_), "a choice");
   }
@@ -47,7 +55,9 @@ class ChosenGraph {
     graph_ = nullptr;
   }
 
-  void launch(uintptr_t stream) { check(cudaGraphLaunch(executable_, at<CUstream_st>(stream)), "the launch of a frame"); }
+  void launch(uintptr_t stream) {
+    check(cudaGraphLaunch(executable_, at<CUstream_st>(stream)), "the launch of a frame");
+  }
 
  private:
   cudaGraph_t graph_ = nullptr;

@@ -1,5 +1,5 @@
-// cuDNN's graph of one convolution: y = clamp(conv(x, w) + residual + bias). PyTorch has operators for it, which allocate what
-// they return; here the result goes to a buffer that exists. Built where PyTorch's cuDNN has its headers.
+// cuDNN's graph of one convolution: y = clamp(conv(x, w) + residual + bias). PyTorch has operators for it, which
+// allocate what they return; here the result goes to a buffer that exists. Built where PyTorch's cuDNN has its headers.
 #include "cuda_cudnn.h"
 
 #include <pybind11/stl.h>
@@ -39,7 +39,8 @@ class Descriptor {
 
   cudnnBackendDescriptor_t get() const { return held_.get(); }
 
-  Descriptor& set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count, const void* values) {
+  Descriptor& set(cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type, int64_t count,
+                  const void* values) {
     check(cudnnBackendSetAttribute(get(), name, type, count, values), "an attribute");
     return *this;
   }
@@ -108,8 +109,8 @@ Descriptor apply(const Descriptor& how, const Descriptor& x, const Descriptor* b
 
 class FusedConvolution {
  public:
-  // Sizes and strides in elements, in the order of the dimensions N, C, H, W; the weight is as long in all four. `highest` is
-  // where the result is cut off above, infinity for none; without `cut` it is not cut off below 0 either.
+  // Sizes and strides in elements, in the order of the dimensions N, C, H, W; the weight is as long in all four.
+  // `highest` is where the result is cut off above, infinity for none; without `cut` it is not cut off below 0 either.
   FusedConvolution(bool bfloat16, const Four& x, const Four& x_strides, const Four& weight, const Four& w_strides,
                    const Four& y, const Four& y_strides, const std::optional<Four>& residual_strides, bool bias,
                    const Two& padding, const Two& stride, const Two& dilation, bool cut, double highest)
@@ -163,7 +164,8 @@ class FusedConvolution {
     if (cudnnBackendFinalize(plan.get()) != CUDNN_STATUS_SUCCESS) return false;
     int64_t got = 0;
     check(cudnnBackendGetAttribute(plan.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got,
-                                   &workspace_), "a workspace");
+                                   &workspace_),
+          "a workspace");
     plan_ = plan;
     return true;
   }
@@ -207,7 +209,8 @@ class FusedConvolution {
     }
     int64_t count = 0;
     check(cudnnBackendGetAttribute(heuristic.get(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, kMost,
-                                   &count, raw.data()), "engines");
+                                   &count, raw.data()),
+          "engines");
     for (int64_t k = 0; k < count && k < kMost; ++k)
       if (!varies(proposed[k])) found_.push_back(proposed[k]);
   }
@@ -216,11 +219,13 @@ class FusedConvolution {
     const Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
     cudnnBackendDescriptor_t raw = engine.get();
     int64_t count = 0;
-    check(cudnnBackendGetAttribute(config.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &raw),
+    check(cudnnBackendGetAttribute(config.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
+                                   &raw),
           "an engine");
     std::array<cudnnBackendNumericalNote_t, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> notes{};
-    check(cudnnBackendGetAttribute(raw, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, notes.size(), &count,
-                                   notes.data()), "notes");
+    check(cudnnBackendGetAttribute(raw, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, notes.size(),
+                                   &count, notes.data()),
+          "notes");
     for (int64_t k = 0; k < count; ++k)
       if (notes[k] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) return true;
     return false;
@@ -237,17 +242,21 @@ class FusedConvolution {
 void bind_cudnn(pybind11::module_& m) {
   namespace py = pybind11;
   m.attr("has_cudnn") = true;
-  py::class_<FusedConvolution>(m, "FusedConvolution", "clamp(conv(x, weight) + residual + bias), to memory that exists.")
+  py::class_<FusedConvolution>(m, "FusedConvolution",
+                               "clamp(conv(x, weight) + residual + bias), to memory that exists.")
       .def(py::init<bool, const Four&, const Four&, const Four&, const Four&, const Four&, const Four&,
                     const std::optional<Four>&, bool, const Two&, const Two&, const Two&, bool, double>(),
-           py::kw_only(), py::arg("bfloat16"), py::arg("x"), py::arg("x_strides"), py::arg("weight"), py::arg("w_strides"),
-           py::arg("y"), py::arg("y_strides"), py::arg("residual_strides"), py::arg("bias"), py::arg("padding"),
-           py::arg("stride"), py::arg("dilation"), py::arg("cut"), py::arg("highest"))
-      .def_property_readonly("ways", &FusedConvolution::ways, "How many cuDNN proposes, the best that it expects first.")
-      .def("take", &FusedConvolution::take, py::arg("way"), "Compute in this way from now on; False if it does not work.")
+           py::kw_only(), py::arg("bfloat16"), py::arg("x"), py::arg("x_strides"), py::arg("weight"),
+           py::arg("w_strides"), py::arg("y"), py::arg("y_strides"), py::arg("residual_strides"), py::arg("bias"),
+           py::arg("padding"), py::arg("stride"), py::arg("dilation"), py::arg("cut"), py::arg("highest"))
+      .def_property_readonly("ways", &FusedConvolution::ways,
+                             "How many cuDNN proposes, the best that it expects first.")
+      .def("take", &FusedConvolution::take, py::arg("way"),
+           "Compute in this way from now on; False if it does not work.")
       .def_property_readonly("workspace", &FusedConvolution::workspace, "Bytes of scratch.")
-      .def("run", &FusedConvolution::run, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"), py::arg("y"),
-           py::arg("workspace"), "On the current stream, with the addresses of its tensors; 0 for those that it has not.");
+      .def("run", &FusedConvolution::run, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"),
+           py::arg("y"), py::arg("workspace"),
+           "On the current stream, with the addresses of its tensors; 0 for those that it has not.");
 }
 
 }  // namespace deltafx

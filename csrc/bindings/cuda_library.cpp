@@ -1,7 +1,7 @@
 // The CUDA kernels as PyTorch operators: checks tensors, takes them apart, declares what is written to.
 //
-// Every feature map comes as a matrix [pixels, channels] over all streams, whose channels lie side by side. Launches go to
-// the current stream of the device on which the result lies; nothing waits for the device.
+// Every feature map comes as a matrix [pixels, channels] over all streams, whose channels lie side by side. Launches go
+// to the current stream of the device on which the result lies; nothing waits for the device.
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
@@ -36,7 +36,8 @@ bool is_packed(const Tensor& x) {
 Matrix matrix(const Tensor& x, const char* name) {
   TORCH_CHECK_VALUE(x.device().is_cuda(), name, ": a CUDA tensor is needed; got one on ", x.device());
   TORCH_CHECK_VALUE(x.dim() == 2, name, ": a matrix [pixels, channels] is needed; got ", x.sizes());
-  TORCH_CHECK_VALUE(x.size(1) == 1 || x.stride(1) == 1, name, ": channels must lie side by side; strides ", x.strides());
+  TORCH_CHECK_VALUE(x.size(1) == 1 || x.stride(1) == 1, name, ": channels must lie side by side; strides ",
+                    x.strides());
   TORCH_CHECK_VALUE(x.size(0) < INT32_MAX && x.size(1) < INT32_MAX, name, ": too large, ", x.sizes());
   const Dtype dtype = dtype_of(x, name);
   TORCH_CHECK_TYPE(dtype != Dtype::uint8, name, ": float32, float16 or bfloat16 is supported; got ", x.scalar_type());
@@ -46,8 +47,8 @@ Matrix matrix(const Tensor& x, const char* name) {
 template <class T>
 T* data(const Tensor& x, at::ScalarType type, int64_t size, const char* name) {
   TORCH_CHECK_VALUE(x.device().is_cuda() && x.scalar_type() == type && x.is_contiguous() && x.numel() >= size, name,
-                    ": a contiguous ", type, " CUDA tensor of ", size, " elements is needed; got ", x.scalar_type(), " ",
-                    x.sizes(), " on ", x.device());
+                    ": a contiguous ", type, " CUDA tensor of ", size, " elements is needed; got ", x.scalar_type(),
+                    " ", x.sizes(), " on ", x.device());
   return static_cast<T*>(x.data_ptr());
 }
 
@@ -65,7 +66,11 @@ Window window_of(const Tensor& rows, const Tensor& columns, int64_t in_rows, int
   const auto size = [](int64_t n) { return static_cast<int32_t>(n); };
   return {data<int32_t>(rows, at::kInt, rows.numel(), "rows"),
           data<int32_t>(columns, at::kInt, columns.numel(), "columns"),
-          size(rows.size(1)), size(columns.size(1)), size(in_rows), size(in_columns), size(rows.size(0)),
+          size(rows.size(1)),
+          size(columns.size(1)),
+          size(in_rows),
+          size(in_columns),
+          size(rows.size(0)),
           size(columns.size(0))};
 }
 
@@ -79,13 +84,14 @@ void on_device_of(const Tensor& x, F f) {
 
 // ---------------------------------------------------------------------------------------------------------------------
 
-// The pixels of each stream and of each row of the grid, then for both axes of the window stride, offset, dilation, taps and
-// input size, as Axis has them.
+// The pixels of each stream and of each row of the grid, then for both axes of the window stride, offset, dilation,
+// taps and input size, as Axis has them.
 using RuleSizes = std::array<int32_t, 12>;
 
 RuleSizes rule_sizes(at::IntArrayRef numbers) {
   RuleSizes sizes;
-  TORCH_CHECK_VALUE(numbers.size() == sizes.size(), "rule: ", sizes.size(), " numbers are needed; got ", numbers.size());
+  TORCH_CHECK_VALUE(numbers.size() == sizes.size(), "rule: ", sizes.size(), " numbers are needed; got ",
+                    numbers.size());
   std::copy(numbers.begin(), numbers.end(), sizes.begin());
   return sizes;
 }
@@ -165,7 +171,7 @@ void add_steps(const Ending& e, int64_t all, int64_t streams, Commit& commit) {
   TORCH_CHECK_VALUE(e.steps.size() <= 2 * kMaxSteps, "steps: at most ", kMaxSteps, "; got ", e.steps.size() / 2);
   size_t operand = 0;
   for (size_t i = 0; i < e.steps.size(); i += 2) {
-    Step step{static_cast<Code>(e.steps[i]), static_cast<Operand>(e.steps[i + 1]), nullptr, 0,
+    Step step{static_cast<Code>(e.steps[i]),    static_cast<Operand>(e.steps[i + 1]), nullptr, 0,
               static_cast<float>(e.numbers[i]), static_cast<float>(e.numbers[i + 1]), false};
     TORCH_CHECK_VALUE((step.code >= Code::add) == (step.kind != Operand::none), "steps: a code and its operand");
     if (step.kind != Operand::none && step.kind != Operand::number) {
@@ -181,8 +187,10 @@ void add_steps(const Ending& e, int64_t all, int64_t streams, Commit& commit) {
       step.operand = m.data, step.pitch = m.pitch, step.packed = m.packed;
     }
     const bool is_bias = i == 0 && step.kind == Operand::per_channel && step.code == Code::add && step.a == 1.0f;
-    if (is_bias) commit.bias = static_cast<const float*>(step.operand);
-    else commit.steps[commit.step_count++] = step;
+    if (is_bias)
+      commit.bias = static_cast<const float*>(step.operand);
+    else
+      commit.steps[commit.step_count++] = step;
   }
 }
 
@@ -200,8 +208,8 @@ Job job_of(const Ending& e) {
   const Grid& grid = candidates.rule.grid;
   TORCH_CHECK_VALUE(int64_t{grid.streams} * grid.plane.by == all, "out: ", all, " pixels; the rule is for ",
                     grid.plane.by, " in each stream");
-  const bool windowed = std::find(e.relations.begin(), e.relations.end(), static_cast<int64_t>(Relation::window)) !=
-                        e.relations.end();
+  const bool windowed =
+      std::find(e.relations.begin(), e.relations.end(), static_cast<int64_t>(Relation::window)) != e.relations.end();
   TORCH_CHECK_VALUE(e.pixels || finds_by_itself(grid, windowed, candidates.rule.row_axis, candidates.rule.column_axis),
                     "pixels: these must be collected first");
   candidates.pixels = data<int32_t>(e.pixels, at::kInt, all, "pixels");
@@ -209,8 +217,8 @@ Job job_of(const Ending& e) {
   Commit& commit = job.commit;
   commit.out = matrix(e.out, "out");
   add_steps(e, all, streams, commit);
-  commit.decision = !e.mask ? Decision::always
-                    : e.forced ? Decision::prescribed
+  commit.decision = !e.mask            ? Decision::always
+                    : e.forced         ? Decision::prescribed
                     : e.threshold == 0 ? Decision::equal
                                        : Decision::norm;
   commit.norm = e.max_norm ? Norm::max : Norm::rms;
@@ -241,7 +249,8 @@ Conv conv_of(const ConvArguments& a, int64_t out_channels, const Axis& row_axis,
   conv.window = window_of(a.rows, a.columns, a.in_rows, a.in_columns);
   conv.row_axis = row_axis, conv.column_axis = column_axis;
   conv.out_columns = divisor(conv.window.out_columns);
-  conv.weight = data<void>(a.weight, a.x.scalar_type(), a.groups * ((of_group + 63) / 64) * depth * 64 * step, "weight");
+  conv.weight =
+      data<void>(a.weight, a.x.scalar_type(), a.groups * ((of_group + 63) / 64) * depth * 64 * step, "weight");
   conv.groups = static_cast<int32_t>(a.groups), conv.in_per_group = static_cast<int32_t>(in);
   conv.out_per_group = static_cast<int32_t>(of_group), conv.steps = static_cast<int32_t>(depth);
   conv.by_channels = in % step == 0, conv.exact = a.exact;
@@ -268,24 +277,26 @@ void convolve_op(const Tensor& x, const Tensor& weight, int64_t groups, const Te
                  const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
                  std::optional<Tensor> tally) {
   const c10::cuda::CUDAGuard guard(out.device());
-  Job job = job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
-                          mask, tally});
+  Job job = job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold,
+                    max_norm, out, mask, tally});
   Conv conv = conv_of({x, weight, groups, rows, columns, in_rows, in_columns, exact}, out.size(1),
                       job.candidates.rule.row_axis, job.candidates.rule.column_axis);
   TORCH_CHECK_TYPE(conv.x.dtype == job.commit.out.dtype, "convolve: ", x.scalar_type(), " into ", out.scalar_type());
   if (!tiling.empty()) {
     const std::vector<Tiling> all = tilings(conv);
     conv.tiling = {static_cast<Tile>(tiling[0]), static_cast<int32_t>(tiling.size() == 2 ? tiling[1] : 0)};
-    TORCH_CHECK_VALUE(std::any_of(all.begin(), all.end(), [&](const Tiling& t) {
-                        return t.tile == conv.tiling.tile && t.parts == conv.tiling.parts;
-                      }), "tiling: none of those that this convolution can have; got ", tiling);
+    TORCH_CHECK_VALUE(
+        std::any_of(all.begin(), all.end(),
+                    [&](const Tiling& t) { return t.tile == conv.tiling.tile && t.parts == conv.tiling.parts; }),
+        "tiling: none of those that this convolution can have; got ", tiling);
   }
   const bool split = groups > 1 || convolve_width(conv, job.capacity) < out.size(1);
   job.commit.shared = split;
   if (!split || job.commit.decision != Decision::norm)
     return on_device_of(out, [&](cudaStream_t stream) { return convolve(conv, job, stream); });
 
-  // A norm is over all channels of a pixel, of which a block has some: the new values are judged once they are all there.
+  // A norm is over all channels of a pixel, of which a block has some: the new values are judged once they are all
+  // there.
   TORCH_CHECK_VALUE(whole && whole->sizes() == out.sizes() && whole->dtype() == out.dtype(),
                     "whole: scratch of the form of the result is needed, for a threshold above 0");
   Job first = job;
@@ -303,13 +314,12 @@ void convolve_op(const Tensor& x, const Tensor& weight, int64_t groups, const Te
 
 void depthwise_op(const Tensor& x, const Tensor& weight, const Tensor& rows, const Tensor& columns, int64_t in_rows,
                   int64_t in_columns, at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
-               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
+                  const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
                   at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
                   const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
                   std::optional<Tensor> tally) {
-  const Job job =
-      job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
-                          mask, tally});
+  const Job job = job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold,
+                          max_norm, out, mask, tally});
   const Window window = window_of(rows, columns, in_rows, in_columns);
   TORCH_CHECK_VALUE(weight.dim() == 3 && weight.size(2) == out.size(1) && weight.size(1) > 0 &&
                         x.size(1) % weight.size(1) == 0 && out.size(1) % (x.size(1) / weight.size(1)) == 0,
@@ -334,44 +344,47 @@ Pool pool_of(const Tensor& x, bool maximum, const std::optional<Tensor>& row_sha
 void pool_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,
              const std::optional<Tensor>& column_share, const Tensor& rows, const Tensor& columns, int64_t in_rows,
              int64_t in_columns, at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
-               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
+             const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
              at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
              const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
              std::optional<Tensor> tally) {
-  const Job job =
-      job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
-                          mask, tally});
+  const Job job = job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold,
+                          max_norm, out, mask, tally});
   const Pool pool = pool_of(x, maximum, row_share, column_share, window_of(rows, columns, in_rows, in_columns), out);
   on_device_of(out, [&](cudaStream_t stream) { return cuda::pool(pool, job, stream); });
 }
 
 void copy_op(const Tensor& x, at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
-               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
+             const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
              at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
              const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
              std::optional<Tensor> tally) {
   TORCH_CHECK_VALUE(x.sizes() == out.sizes() && x.dtype() == out.dtype(), "copy: ", x.sizes(), " into ", out.sizes());
-  const Job job =
-      job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
-                          mask, tally});
+  const Job job = job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold,
+                          max_norm, out, mask, tally});
   on_device_of(out, [&](cudaStream_t stream) { return copy(matrix(x, "x"), job, stream); });
 }
 
 void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool maximum, double scale, Tensor partial,
                at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
-               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands, at::IntArrayRef steps,
-               at::ArrayRef<double> numbers, const std::optional<Tensor>& forced, const Tensor& refresh,
-               double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask, std::optional<Tensor> tally) {
+               const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
+               at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
+               const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
+               std::optional<Tensor> tally) {
   const int64_t streams = out.size(0);
   TORCH_CHECK_VALUE(x.size(0) % (streams * image_rows) == 0 && x.size(1) == out.size(1) && refresh.numel() == streams,
                     "reduce: ", x.sizes(), " into ", out.sizes());
-  const Job job =
-      job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold, max_norm, out,
-                          mask, tally});
-  const Reduce reduce{matrix(x, "x"), data<uint8_t>(x_mask, at::kByte, x.size(0), "x_mask"), refreshing(refresh),
+  const Job job = job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold,
+                          max_norm, out, mask, tally});
+  const Reduce reduce{matrix(x, "x"),
+                      data<uint8_t>(x_mask, at::kByte, x.size(0), "x_mask"),
+                      refreshing(refresh),
                       data<float>(partial, at::kFloat, streams * image_rows * x.size(1), "partial"),
-                      static_cast<int32_t>(streams), static_cast<int32_t>(image_rows),
-                      static_cast<int32_t>(x.size(0) / (streams * image_rows)), maximum, static_cast<float>(scale)};
+                      static_cast<int32_t>(streams),
+                      static_cast<int32_t>(image_rows),
+                      static_cast<int32_t>(x.size(0) / (streams * image_rows)),
+                      maximum,
+                      static_cast<float>(scale)};
   on_device_of(out, [&](cudaStream_t stream) { return cuda::reduce(reduce, job, stream); });
 }
 
@@ -379,11 +392,12 @@ void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool m
 Commit whole_commit(at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers, int64_t streams,
                     const Tensor& out) {
   const std::optional<Tensor> none;
-  TORCH_CHECK_VALUE(streams > 0 && out.size(0) % streams == 0, "out: ", out.size(0), " pixels for ", streams, " streams");
+  TORCH_CHECK_VALUE(streams > 0 && out.size(0) % streams == 0, "out: ", out.size(0), " pixels for ", streams,
+                    " streams");
   Commit commit{};
   commit.out = matrix(out, "out");
-  add_steps({{}, {}, {}, none, none, operands, steps, numbers, none, out, 0.0, false, out, none, none}, out.size(0), streams,
-            commit);
+  add_steps({{}, {}, {}, none, none, operands, steps, numbers, none, out, 0.0, false, out, none, none}, out.size(0),
+            streams, commit);
   return commit;
 }
 
@@ -402,15 +416,16 @@ void pool_all_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row
   const Commit commit = whole_commit(operands, steps, numbers, streams, out);
   const Pool pool = pool_of(x, maximum, row_share, column_share, window_of(rows, columns, in_rows, in_columns), out);
   const int pixels = static_cast<int>(out.size(0)), plane = static_cast<int>(out.size(0) / streams);
-  TORCH_CHECK_VALUE(plane == rows.size(0) * columns.size(0), "pool_all: ", plane, " pixels of a stream; the window has ",
-                    rows.size(0), " x ", columns.size(0));
+  TORCH_CHECK_VALUE(plane == rows.size(0) * columns.size(0), "pool_all: ", plane,
+                    " pixels of a stream; the window has ", rows.size(0), " x ", columns.size(0));
   on_device_of(out, [&](cudaStream_t stream) { return pool_all(pool, commit, pixels, plane, stream); });
 }
 
 // `stretches` and `counted` are tables of addresses and sizes, [n, 2], on the device.
 void mark_op(const Tensor& stretches, int64_t value, const Tensor& counted) {
   static_assert(sizeof(Stretch) == 2 * sizeof(int64_t) && sizeof(Counted) == 2 * sizeof(int64_t));
-  const auto* marked = reinterpret_cast<const Stretch*>(data<int64_t>(stretches, at::kLong, stretches.numel(), "stretches"));
+  const auto* marked =
+      reinterpret_cast<const Stretch*>(data<int64_t>(stretches, at::kLong, stretches.numel(), "stretches"));
   const auto* tallies = reinterpret_cast<const Counted*>(data<int64_t>(counted, at::kLong, counted.numel(), "counted"));
   on_device_of(stretches, [&](cudaStream_t stream) {
     return mark(marked, stretches.numel() / 2, static_cast<uint8_t>(value), tallies, counted.numel() / 2, stream);
@@ -460,29 +475,35 @@ void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_
 }
 
 const char* const kEnding =
-    "Tensor[] masks, int[] relations, int[] rule, Tensor? pixels, Tensor? found, Tensor[] operands, int[] steps, float[] numbers, Tensor? forced, "
+    "Tensor[] masks, int[] relations, int[] rule, Tensor? pixels, Tensor? found, Tensor[] operands, int[] steps, "
+    "float[] numbers, Tensor? forced, "
     "Tensor refresh, float threshold, bool max_norm, Tensor(a!) out, Tensor(b!)? mask, Tensor(c!)? tally) -> ()";
 const char* const kWindow = "Tensor rows, Tensor columns, int in_rows, int in_columns, ";
 
 TORCH_LIBRARY(deltafx_cuda, m) {
   const std::string ending = kEnding, window = kWindow;
   m.def(("collect(Tensor[] masks, int[] relations, int[] rule, " + window +
-         "Tensor refresh, Tensor(a!) pixels, Tensor(b!) found, Tensor(c!)? mask, Tensor(d!)? tally) -> ()").c_str());
+         "Tensor refresh, Tensor(a!) pixels, Tensor(b!) found, Tensor(c!)? mask, Tensor(d!)? tally) -> ()")
+            .c_str());
   m.def("clear(Tensor(a!) pieces) -> ()");
   m.def("mark(Tensor(a!) stretches, int value, Tensor(b!) counted) -> ()");
   const std::string whole = "Tensor[] operands, int[] steps, float[] numbers, int streams, Tensor(a!) out) -> ()";
   m.def(("finish(Tensor x, " + whole).c_str());
   m.def(("pool_all(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + whole).c_str());
-  m.def(("convolve(Tensor x, Tensor weight, int groups, " + window + "bool exact, int[] tiling, Tensor(e!)? whole, " + ending).c_str());
+  m.def(("convolve(Tensor x, Tensor weight, int groups, " + window + "bool exact, int[] tiling, Tensor(e!)? whole, " +
+         ending)
+            .c_str());
   m.def(("tilings(Tensor x, Tensor weight, int groups, " + window + "bool exact, int out_channels) -> int[]").c_str());
   m.def(("depthwise(Tensor x, Tensor weight, " + window + ending).c_str());
   m.def(("pool(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + ending).c_str());
   m.def(("copy(Tensor x, " + ending).c_str());
-  m.def(("reduce(Tensor x, Tensor x_mask, int image_rows, bool maximum, float scale, Tensor(e!) partial, " + ending).c_str());
-  m.def("dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, float noise, float drift, "
-        "float level, Tensor(g!)? learned, Tensor(h!)? change, Tensor? levels, bool swap, Tensor? forced, "
-        "Tensor? strip, Tensor refresh, Tensor(a!)? raw, Tensor(b!)? mean, Tensor(c!)? passed, Tensor(i!)? counts, "
-        "Tensor(d!) value, Tensor(e!) mask, Tensor(f!) tally) -> ()");
+  m.def(("reduce(Tensor x, Tensor x_mask, int image_rows, bool maximum, float scale, Tensor(e!) partial, " + ending)
+            .c_str());
+  m.def(
+      "dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, float noise, float drift, "
+      "float level, Tensor(g!)? learned, Tensor(h!)? change, Tensor? levels, bool swap, Tensor? forced, "
+      "Tensor? strip, Tensor refresh, Tensor(a!)? raw, Tensor(b!)? mean, Tensor(c!)? passed, Tensor(i!)? counts, "
+      "Tensor(d!) value, Tensor(e!) mask, Tensor(f!) tally) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(deltafx_cuda, CUDA, m) {

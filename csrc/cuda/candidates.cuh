@@ -1,6 +1,6 @@
-// Which pixels a node must compute, found by every block of its kernel: the mask rule is evaluated 32 pixels at a time, and
-// the n-th candidate is found by counting bits. Nothing is written down, and no block waits for another. A frame of few
-// updates is a chain of such kernels, so that what counts is how long one thread takes to come through here.
+// Which pixels a node must compute, found by every block of its kernel: the mask rule is evaluated 32 pixels at a time,
+// and the n-th candidate is found by counting bits. Nothing is written down, and no block waits for another. A frame of
+// few updates is a chain of such kernels, so that what counts is how long one thread takes to come through here.
 #pragma once
 
 #include "kernels.h"
@@ -72,8 +72,8 @@ __device__ inline uint32_t shifted(uint32_t word, int places) {
 }
 
 // 32 output pixels: whether anything is set in their windows. `staged` has the words of the rows `read`.
-__device__ inline uint32_t dilated(const Axis& down, const Axis& across, int in_words, const uint32_t* staged, Rows read,
-                                   int n, int y, int word) {
+__device__ inline uint32_t dilated(const Axis& down, const Axis& across, int in_words, const uint32_t* staged,
+                                   Rows read, int n, int y, int word) {
   const int top = y * down.stride + down.offset, left = word * 32 * across.stride + across.offset;
   const int right = left + 31 * across.stride + (across.taps - 1) * across.dilation;
   uint32_t bits = 0;
@@ -110,8 +110,8 @@ __device__ inline void stage(const Source& source, int columns, const Divisor& i
   }
 }
 
-// The candidates of some rows as words. All threads of the block call it, and may read the words after a barrier. `staged`
-// is memory for the inputs' words.
+// The candidates of some rows as words. All threads of the block call it, and may read the words after a barrier.
+// `staged` is memory for the inputs' words.
 template <int N>
 __device__ void evaluate(const Rule<N>& rule, Rows which, uint32_t* words, uint32_t* staged) {
   const Grid& grid = rule.grid;
@@ -129,7 +129,8 @@ __device__ void evaluate(const Rule<N>& rule, Rows which, uint32_t* words, uint3
   const auto add_others = [&] {  // what needs no windows
     fresh = false;
     for_each_word([&](int k, int n, int y, int word) {
-      const int first = y * grid.columns + word * 32, pixels = min(32, min(grid.columns - word * 32, grid.plane.by - first));
+      const int first = y * grid.columns + word * 32,
+                pixels = min(32, min(grid.columns - word * 32, grid.plane.by - first));
       bool all = rule.refresh[n] != 0;
       uint32_t bits = 0;
       for (int s = 0; s < rule.source_count; ++s) {
@@ -191,7 +192,8 @@ struct Sums {
 
 constexpr int kMostThreads = 256;  // of a block that finds its pixels
 
-// What a block knows of the candidates. It has them as words, of which each thread owns some; or their units were collected.
+// What a block knows of the candidates. It has them as words, of which each thread owns some; or their units were
+// collected.
 struct Found {
   uint32_t memory[kOwnWords + kMostThreads];
   int sums[32];
@@ -259,8 +261,10 @@ __device__ inline int candidate(const Candidates& job, Found& found, int rank) {
   int low = 0, high = job.pixels == nullptr ? blockDim.x : grid.units();
   while (high - low > 1) {  // starts[low] <= rank < starts[high]
     const int middle = (low + high) / 2;
-    if (starts[middle] <= rank) low = middle;
-    else high = middle;
+    if (starts[middle] <= rank)
+      low = middle;
+    else
+      high = middle;
   }
   rank -= starts[low];
   if (job.pixels != nullptr) return job.pixels[Unit(grid, low).first + rank];

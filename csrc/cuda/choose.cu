@@ -11,7 +11,8 @@ constexpr int kThreads = 256;
 
 #if CUDART_VERSION >= 12080
 
-__global__ void __launch_bounds__(kThreads) choose_kernel(const __grid_constant__ Choose c, cudaGraphConditionalHandle handle) {
+__global__ void __launch_bounds__(kThreads)
+    choose_kernel(const __grid_constant__ Choose c, cudaGraphConditionalHandle handle) {
   begin_kernel();
   __shared__ unsigned long long updated;
   if (threadIdx.x == 0) updated = 0;
@@ -24,9 +25,7 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(const __grid_constant_
   }
   for (int n = threadIdx.x; n < c.streams; n += kThreads) any |= c.refresh[n];
   any = __syncthreads_or(any);
-  const Choice choice = !any                                      ? Choice::rest
-                        : static_cast<int64_t>(updated) >= c.many ? Choice::dense
-                                                                  : Choice::sparse;
+  const Choice choice = !any ? Choice::rest : static_cast<int64_t>(updated) >= c.many ? Choice::dense : Choice::sparse;
   if (choice == Choice::rest)
     for (int k = threadIdx.x; k < c.kept_count; k += kThreads) c.kept[k][kFrames] += 1;
   if (threadIdx.x != 0) return;
@@ -38,8 +37,8 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(const __grid_constant_
 
 #endif
 
-__global__ void __launch_bounds__(kThreads) mark_kernel(const Stretch* stretches, int64_t count, uint8_t value,
-                                                        const Counted* counted, int64_t counts) {
+__global__ void __launch_bounds__(kThreads)
+    mark_kernel(const Stretch* stretches, int64_t count, uint8_t value, const Counted* counted, int64_t counts) {
   begin_kernel();
   if (blockIdx.x == count) {
     for (int64_t k = threadIdx.x; k < counts; k += kThreads) {
@@ -62,7 +61,8 @@ __global__ void __launch_bounds__(kThreads) mark_kernel(const Stretch* stretches
 
 cudaError_t mark(const Stretch* stretches, int64_t count, uint8_t value, const Counted* counted, int64_t counts,
                  cudaStream_t stream) {
-  return launch(&mark_kernel, Blocks{count + (counts > 0), kThreads, 0}, stream, stretches, count, value, counted, counts);
+  return launch(&mark_kernel, Blocks{count + (counts > 0), kThreads, 0}, stream, stretches, count, value, counted,
+                counts);
 }
 
 bool has_choices() {

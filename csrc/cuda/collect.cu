@@ -1,5 +1,5 @@
-// The mask rule for kernels that cannot find their pixels by themselves: because there are many, because the window has no
-// simple form, or because nothing but masks is computed. A block evaluates a unit of the grid.
+// The mask rule for kernels that cannot find their pixels by themselves: because there are many, because the window has
+// no simple form, or because nothing but masks is computed. A block evaluates a unit of the grid.
 #include "candidates.cuh"
 
 namespace deltafx::cuda {
@@ -118,7 +118,8 @@ cudaError_t collect(const Collect& job, cudaStream_t stream) {
   const Axis &down = job.rule.row_axis, &across = job.rule.column_axis;
   int64_t words = int64_t{grid.unit_rows} * grid.row_words.by;
   if (down.stride != 0)
-    words += ((grid.unit_rows - 1) * int64_t{down.stride} + (down.taps - 1) * down.dilation + 1) * divide_up(across.in, 32);
+    words +=
+        ((grid.unit_rows - 1) * int64_t{down.stride} + (down.taps - 1) * down.dilation + 1) * divide_up(across.in, 32);
   return launch(&collect_kernel, Blocks{grid.units(), kThreads, static_cast<size_t>(words) * 4}, stream, job);
 }
 

@@ -1,5 +1,6 @@
 // The end of every kernel: pointwise steps, then for each pixel of a tile: compare with what was propagated last,
-// withhold or write, set the mask. Reads the tile, the operands of the steps and the old values once; writes what changed.
+// withhold or write, set the mask. Reads the tile, the operands of the steps and the old values once; writes what
+// changed.
 #pragma once
 
 #include "candidates.cuh"
@@ -22,8 +23,7 @@ __device__ inline void read_tile(const float* from, float (&x)[P]) {
 template <int P>
 __device__ inline void write_tile(float* to, const float (&x)[P]) {
 #pragma unroll
-  for (int i = 0; i < P; i += 4)
-    *reinterpret_cast<float4*>(to + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+  for (int i = 0; i < P; i += 4) *reinterpret_cast<float4*>(to + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
 }
 
 // How a pixel's change is judged, by the lanes that share it.
@@ -110,9 +110,9 @@ struct Lanes {
 };
 
 // Finishes rows [begin, end) of a tile: channels [first, first + width) of the listed pixels, whose new values stand in
-// tile[row * stride + channel - first]. All threads of the block call it, between barriers; returns how many pixels this
-// thread has counted as updated. A lane has one pack of R rows at a time, so that their reads are under way together.
-// `bias` is that of the first channel and the following ones, if there is one.
+// tile[row * stride + channel - first]. All threads of the block call it, between barriers; returns how many pixels
+// this thread has counted as updated. A lane has one pack of R rows at a time, so that their reads are under way
+// together. `bias` is that of the first channel and the following ones, if there is one.
 template <class T, int R, int M>
 __device__ int commit_narrow(const Commit& commit, const float* tile, int stride, const float* bias,
                              const Listed<M>& listed, int begin, int end, int first, int width) {
@@ -169,7 +169,8 @@ __device__ int commit_narrow(const Commit& commit, const float* tile, int stride
   return updated;
 }
 
-// The same for rows that are wider than what the lanes of a warp have at once. The tile takes what the steps make of it.
+// The same for rows that are wider than what the lanes of a warp have at once. The tile takes what the steps make of
+// it.
 template <class T, int M>
 __device__ int commit_wide(const Commit& commit, float* tile, int stride, const Listed<M>& listed, int begin, int end,
                            int first, int width) {
@@ -214,19 +215,21 @@ __device__ int commit_wide(const Commit& commit, float* tile, int stride, const 
 
 // What commit will read of the listed pixels is fetched from memory in the meantime.
 template <class T, int M>
-__device__ void fetch_operands(const Commit& commit, const Listed<M>& listed, int begin, int end, int first, int width) {
+__device__ void fetch_operands(const Commit& commit, const Listed<M>& listed, int begin, int end, int first,
+                               int width) {
   const auto fetch = [&](const void* data, int64_t pitch) {
     for (int row = begin + threadIdx.x; row < end; row += blockDim.x)
       for (int c = 0; c < width; c += 128 / sizeof(T))
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const T*>(data) + listed.pixel[row] * pitch + first + c));
+        asm volatile(
+            "prefetch.global.L2 [%0];" ::"l"(static_cast<const T*>(data) + listed.pixel[row] * pitch + first + c));
   };
   for (int s = 0; s < commit.step_count; ++s)
     if (commit.steps[s].kind == Operand::per_pixel) fetch(commit.steps[s].operand, commit.steps[s].pitch);
   if (asks(commit)) fetch(commit.out.data, commit.out.pitch);
 }
 
-// The end of a kernel that committed: notes how many pixels of the node were computed, and adds up what the threads of this
-// block have counted as updated. All of them call it, once.
+// The end of a kernel that committed: notes how many pixels of the node were computed, and adds up what the threads of
+// this block have counted as updated. All of them call it, once.
 __device__ inline void end_commit(const Commit& commit, int computed, int updated) {
   __shared__ int total;
   if (commit.decision == Decision::always) return;

@@ -22,7 +22,7 @@ struct Traits {
   static constexpr bool kExact = EXACT;
   static constexpr int kM = M, kN = N, kStages = STAGES, kResident = RESIDENT;
   static constexpr bool kPacked = PACKED;  // pieces of 16 bytes are gathered; else single channels
-  static constexpr int kThreads = M * 2;  // a warpgroup for 64 rows
+  static constexpr int kThreads = M * 2;   // a warpgroup for 64 rows
   static constexpr int kStageBytes = (kM + kN) * kRowBytes;
   static constexpr int kDepth = kRowBytes / sizeof(T);  // of a step
   static constexpr int kTileStride = kN + 8;            // of the results, which take the place of the stages
@@ -45,9 +45,9 @@ __device__ inline void wait_for_stages() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-// Where the taps of a tile's pixels lie. Where the window has a simple form, a row has the input pixel behind tap (0, 0),
-// and bits for the rows of taps that are there, and from bit 16 on for the columns; else two numbers which add up to the
-// pixel, unless one is negative.
+// Where the taps of a tile's pixels lie. Where the window has a simple form, a row has the input pixel behind tap (0,
+// 0), and bits for the rows of taps that are there, and from bit 16 on for the columns; else two numbers which add up
+// to the pixel, unless one is negative.
 template <int M>
 struct Taps {
   const Conv& conv;
@@ -56,7 +56,11 @@ struct Taps {
   int32_t *rows, *columns;  // [kernel_rows, M], [kernel_columns, M]
 
   __device__ Taps(const Conv& conv, int32_t* memory)
-      : conv(conv), straight(conv.row_axis.stride != 0), base(memory), there(memory + M), rows(memory),
+      : conv(conv),
+        straight(conv.row_axis.stride != 0),
+        base(memory),
+        there(memory + M),
+        rows(memory),
         columns(memory + M * conv.window.kernel_rows) {}
 
   static size_t bytes(const Conv& conv) {
@@ -86,8 +90,7 @@ struct Taps {
       const int row = p < 0 ? -1 : w.rows[y * w.kernel_rows + i];
       rows[i * M + r] = row < 0 ? -1 : (n * w.in_rows + row) * w.in_columns;
     }
-    for (int j = 0; j < w.kernel_columns; ++j)
-      columns[j * M + r] = p < 0 ? -1 : w.columns[x * w.kernel_columns + j];
+    for (int j = 0; j < w.kernel_columns; ++j) columns[j * M + r] = p < 0 ? -1 : w.columns[x * w.kernel_columns + j];
   }
 
   // The input pixel behind a tap, or -1.
@@ -104,19 +107,21 @@ struct Taps {
   }
 };
 
-// Gathers pieces of the listed pixels' receptive fields. The depth runs over the taps, and in each over the channels; or,
-// where a step is within one tap, over steps of channels, and in each over the taps: what neighbouring taps have in common
-// is then still near. Where a thread stands in the depth is the same for all of its rows: tap (i, j) and channel c of the
-// first element of its piece.
+// Gathers pieces of the listed pixels' receptive fields. The depth runs over the taps, and in each over the channels;
+// or, where a step is within one tap, over steps of channels, and in each over the taps: what neighbouring taps have in
+// common is then still near. Where a thread stands in the depth is the same for all of its rows: tap (i, j) and channel
+// c of the first element of its piece.
 template <class Traits>
 struct Gather {
   using T = typename Traits::T;
   static constexpr int kStep = Traits::kThreads / kPieces, kRows = Traits::kM / kStep;
   static_assert(kStep % 8 == 0, "a thread's pieces stand at the same place of their rows");
   const Taps<Traits::kM>& taps;
-  const T* x;            // the group's first channel of pixel 0
-  int from[kRows];  // pieces from there to that of the pixels behind tap (0, 0) or, without a simple form, behind the tap
-  uint32_t there[kRows];  // which rows of taps there are, and from bit 16 on which columns; or, in bit 0, whether the tap is
+  const T* x;       // the group's first channel of pixel 0
+  int from[kRows];  // pieces from there to that of the pixels behind tap (0, 0) or, without a simple form, behind the
+                    // tap
+  uint32_t
+      there[kRows];  // which rows of taps there are, and from bit 16 on which columns; or, in bit 0, whether the tap is
   int i, j, c;
   int offset;  // in elements, of tap (i, j) from (0, 0)
   // What every step asks is kept in registers.
@@ -126,12 +131,17 @@ struct Gather {
   const bool by_channels, straight;
 
   __device__ Gather(const Conv& conv, const Taps<Traits::kM>& taps, int group, int step)
-      : taps(taps), x(static_cast<const T*>(conv.x.data) + group * conv.in_per_group),
+      : taps(taps),
+        x(static_cast<const T*>(conv.x.data) + group * conv.in_per_group),
         place(piece_offset(threadIdx.x / kPieces, threadIdx.x % kPieces)),
-        kernel_rows(conv.window.kernel_rows), kernel_columns(conv.window.kernel_columns), channels(conv.in_per_group),
+        kernel_rows(conv.window.kernel_rows),
+        kernel_columns(conv.window.kernel_columns),
+        channels(conv.in_per_group),
         down_step(static_cast<int>(conv.row_axis.dilation * conv.window.in_columns * conv.x.pitch)),
-        across_step(static_cast<int>(conv.column_axis.dilation * conv.x.pitch)), pitch(conv.x.pitch),
-        by_channels(conv.by_channels), straight(taps.straight) {
+        across_step(static_cast<int>(conv.column_axis.dilation * conv.x.pitch)),
+        pitch(conv.x.pitch),
+        by_channels(conv.by_channels),
+        straight(taps.straight) {
     const int lanes = threadIdx.x % kPieces * kPack<T>;
     int tap = 0;
     if (by_channels) {
@@ -201,8 +211,8 @@ struct Gather {
     } else {
       for (int r = 0; r < kRows; ++r) {
         const uint4 bits = gather_piece(threadIdx.x / kPieces + r * kStep);
-        asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to + r * kStep * kRowBytes), "r"(bits.x), "r"(bits.y),
-                     "r"(bits.z), "r"(bits.w)
+        asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(to + r * kStep * kRowBytes), "r"(bits.x),
+                     "r"(bits.y), "r"(bits.z), "r"(bits.w)
                      : "memory");
       }
       advance();
@@ -234,7 +244,7 @@ struct Weights {
   static constexpr int kTile = 64 * kRowBytes;  // bytes
   const char* from;
   const uint32_t place;  // of the first piece, in a stage
-  int64_t next;  // bytes to the next 64 channels
+  int64_t next;          // bytes to the next 64 channels
 
   __device__ Weights(const Conv& conv, int group, int n, int step)
       : from(static_cast<const char*>(conv.weight)), place(threadIdx.x * 16), next(0) {
@@ -380,8 +390,8 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kResident)
     math.store(results, Traits::kTileStride);
     wait_for_blocks(parts);
     if (parts > 1) add_parts<Traits>(results, begin, last, parts);
-    updated += commit_narrow<T, Traits::kM == 128 ? 2 : 4>(job.commit, results, Traits::kTileStride, bias, listed, begin,
-                                                           last, channel, width);
+    updated += commit_narrow<T, Traits::kM == 128 ? 2 : 4>(job.commit, results, Traits::kTileStride, bias, listed,
+                                                           begin, last, channel, width);
     wait_for_blocks(parts);  // what the others read is free again
   }
   end_commit(job.commit, count, updated);
@@ -403,11 +413,12 @@ size_t shared_bytes(const Conv& conv) {
   return Traits::kStages * Traits::kStageBytes + Taps<Traits::kM>::bytes(conv);
 }
 
-// What a tiling is expected to take, in microseconds, where a ninth of the pixels is computed. The constants are fitted to
-// what single kernels took on an H100; they decide about speed alone.
+// What a tiling is expected to take, in microseconds, where a ninth of the pixels is computed. The constants are fitted
+// to what single kernels took on an H100; they decide about speed alone.
 struct Cost {
   int m, n, resident;
-  double step, sharing, ending;  // a step of one block, how much longer it takes for each other on its chip, what follows
+  double step, sharing,
+      ending;  // a step of one block, how much longer it takes for each other on its chip, what follows
 
   double of(const Conv& conv, int capacity, int parts) const {
     const double chips = multiprocessors();
@@ -415,7 +426,9 @@ struct Cost {
     const double rounds = tiles * parts / (chips * resident);
     const double others = std::min<double>(resident, std::ceil(tiles * parts / chips)) - 1.0;
     const double one = conv.steps * step * (1.0 + sharing * others) / parts + 5.0 + ending / std::pow(parts, 1.35) +
-                       (parts == 1 ? 0.0 : parts > 4 ? 4.5 : 3.0);
+                       (parts == 1  ? 0.0
+                        : parts > 4 ? 4.5
+                                    : 3.0);
     return one * (rounds < 3.0 ? std::ceil(rounds) : rounds + 0.5);
   }
 };

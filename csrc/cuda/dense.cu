@@ -27,7 +27,8 @@ __device__ inline void finish_packs(const Dense& d, const int (&p)[R], int c, in
 
 // A thread has one pack of channels of kTogether pixels.
 template <class T>
-__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ Matrix from, const __grid_constant__ Dense d) {
+__global__ void __launch_bounds__(kThreads)
+    finish_kernel(const __grid_constant__ Matrix from, const __grid_constant__ Dense d) {
   constexpr int P = kPack<T>, R = kTogether;
   begin_kernel();
   const int own = blockIdx.x * kThreads + threadIdx.x, group = own / d.packs, apart = (d.pixels + R - 1) / R;
@@ -38,7 +39,8 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
   float x[R][P];
   Pack<T> raw[R];
 #pragma unroll
-  for (int r = 0; r < R; ++r) p[r] = min(group + r * apart, d.pixels - 1);  // beyond the last: it is read, and not written
+  for (int r = 0; r < R; ++r)
+    p[r] = min(group + r * apart, d.pixels - 1);  // beyond the last: it is read, and not written
 #pragma unroll
   for (int r = 0; r < R; ++r)
     raw[r] = load_raw(static_cast<const T*>(from.data) + p[r] * from.pitch + c, n, from.packed);
@@ -54,7 +56,8 @@ __global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant_
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) pool_all_kernel(const __grid_constant__ Pool pool, const __grid_constant__ Dense d) {
+__global__ void __launch_bounds__(kThreads)
+    pool_all_kernel(const __grid_constant__ Pool pool, const __grid_constant__ Dense d) {
   constexpr int P = kPack<T>;
   begin_kernel();
   const int own = blockIdx.x * kThreads + threadIdx.x, pixel = own / d.packs;
@@ -76,7 +79,8 @@ Dense dense_of(const Commit& commit, int pixels, int plane) {
 // Blocks of one thread for each item, or an error where the items are too many to be told apart.
 template <class F>
 cudaError_t launch_items(int64_t items, F launching) {
-  return items < INT32_MAX - kThreads ? launching(Blocks{divide_up(items, kThreads), kThreads, 0}) : cudaErrorInvalidValue;
+  return items < INT32_MAX - kThreads ? launching(Blocks{divide_up(items, kThreads), kThreads, 0})
+                                      : cudaErrorInvalidValue;
 }
 
 }  // namespace

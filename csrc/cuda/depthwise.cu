@@ -13,7 +13,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
   const int channels = job.commit.out.channels;
   const bool plain = d.in_per_group == 1 && d.out_per_group == 1, packed = channels % P == 0;
   const T* x = static_cast<const T*>(d.x.data);
-  for_each_tile<T>(job, shape, [&](int p, int c, int n, float(&sum)[P]) {
+  for_each_tile<T>(job, shape, [&](int p, int c, int n, float (&sum)[P]) {
     map(sum, [](float) { return 0.0f; });
     for_each_tap(d.window, p, [&](int i, int j, int q) {
       const float* weight = d.weight + (i * d.window.kernel_columns + j) * d.in_per_group * channels + c;

@@ -33,8 +33,10 @@ struct Compared {
   __device__ Compared(const Enter& e, int p) {
     const Place at(e, p);
     frame = static_cast<const F*>(e.frame) + at.n * e.stride[0] + at.y * e.stride[2] + at.x * e.stride[3];
-    if constexpr (sizeof(F) == 1) last = e.raw + static_cast<int64_t>(p) * e.channels;
-    else last = static_cast<const L*>(e.value.data) + p * e.value.pitch;
+    if constexpr (sizeof(F) == 1)
+      last = e.raw + static_cast<int64_t>(p) * e.channels;
+    else
+      last = static_cast<const L*>(e.value.data) + p * e.value.pitch;
   }
   __device__ bool passes(const Enter& e) const {
     bool passed = false;
@@ -58,13 +60,16 @@ __global__ void __launch_bounds__(kThreads) change_kernel(const __grid_constant_
   const int p = blockIdx.x * kThreads + threadIdx.x;
   if (p >= pixels_of(e)) return;
   const Compared<F, L> pixel(e, p);
-  if (e.window > 1) e.mean[p] = pixel.mean(e);
-  else if (e.learned != nullptr) e.change[p] = pixel.mean(e);
-  else e.passed[p] = pixel.passes(e);
+  if (e.window > 1)
+    e.mean[p] = pixel.mean(e);
+  else if (e.learned != nullptr)
+    e.change[p] = pixel.mean(e);
+  else
+    e.passed[p] = pixel.passes(e);
 }
 
-// The mean over the window, of which only what lies in the frame counts. Summed anew for every pixel: a running sum would
-// keep a NaN that has left the window, and rounding.
+// The mean over the window, of which only what lies in the frame counts. Summed anew for every pixel: a running sum
+// would keep a NaN that has left the window, and rounding.
 __global__ void __launch_bounds__(kThreads) window_kernel(const __grid_constant__ Enter e) {
   begin_kernel();
   const int p = blockIdx.x * kThreads + threadIdx.x;
@@ -77,8 +82,10 @@ __global__ void __launch_bounds__(kThreads) window_kernel(const __grid_constant_
   for (int y = top; y < bottom; ++y)
     for (int x = left; x < right; ++x) total += e.mean[(at.n * e.rows + y) * e.columns + x];
   const float mean = total / static_cast<float>((bottom - top) * (right - left));
-  if (e.learned != nullptr) e.change[p] = mean;
-  else e.passed[p] = exceeds(mean, e.threshold);
+  if (e.learned != nullptr)
+    e.change[p] = mean;
+  else
+    e.passed[p] = exceeds(mean, e.threshold);
 }
 
 // The histogram of a stream's changes, by `each` blocks; what is not finite is left out.
@@ -149,9 +156,13 @@ __global__ void __launch_bounds__(kThreads) take_kernel(const __grid_constant__ 
   const int p = blockIdx.x * kThreads + threadIdx.x;
   bool update = false;
   if (p < pixels_of(e)) {
-    if (e.refresh[p / (e.rows * e.columns)]) update = true;
-    else if (e.forced != nullptr) update = e.forced[p] != 0;
-    else update = (compares ? Compared<F, L>(e, p).passes(e) : passed_near(e, p)) || (e.strip != nullptr && e.strip[p] != 0);
+    if (e.refresh[p / (e.rows * e.columns)])
+      update = true;
+    else if (e.forced != nullptr)
+      update = e.forced[p] != 0;
+    else
+      update =
+          (compares ? Compared<F, L>(e, p).passes(e) : passed_near(e, p)) || (e.strip != nullptr && e.strip[p] != 0);
     e.mask[p] = update;
     if (update) {
       const Compared<F, L> pixel(e, p);
@@ -197,7 +208,8 @@ cudaError_t enter_as(const Enter& e, cudaStream_t stream) {
     if (e.window > 1) next(&window_kernel);
     if (e.learned != nullptr) {
       const int each = static_cast<int>(divide_up(e.rows * e.columns, kThreads * kCountedEach));
-      if (error == cudaSuccess) error = launch(&count_kernel, Blocks{int64_t{e.streams} * each, kThreads, 0}, stream, e, each);
+      if (error == cudaSuccess)
+        error = launch(&count_kernel, Blocks{int64_t{e.streams} * each, kThreads, 0}, stream, e, each);
       if (error == cudaSuccess) error = launch(&learn_kernel, Blocks{e.streams, kThreads, 0}, stream, e);
       next(&decide_kernel);
     }

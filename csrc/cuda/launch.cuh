@@ -20,8 +20,8 @@ inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessor
 
 static __global__ void probe_kernel() {}
 
-// Hopper or newer, and kernels made for it: there are clusters, and kernels whose start overlaps. Kernels made for older
-// devices run there too, without either.
+// Hopper or newer, and kernels made for it: there are clusters, and kernels whose start overlaps. Kernels made for
+// older devices run there too, without either.
 inline bool is_hopper() {
   if (device_attribute(cudaDevAttrComputeCapabilityMajor) < 9) return false;
   cudaFuncAttributes made{};
@@ -37,8 +37,8 @@ __device__ inline void begin_kernel() {
 #endif
 }
 
-// Copies what a kernel was given to shared memory, where a first read takes a tenth of the time: each cache line of parameters
-// comes from far away, and one after the other. It may come before begin_kernel; a barrier must follow.
+// Copies what a kernel was given to shared memory, where a first read takes a tenth of the time: each cache line of
+// parameters comes from far away, and one after the other. It may come before begin_kernel; a barrier must follow.
 template <class T>
 __device__ inline void bring_near(const T& given, T& near) {
   static_assert(sizeof(T) % 16 == 0, "whole pieces");
@@ -48,8 +48,8 @@ __device__ inline void bring_near(const T& given, T& near) {
   }
 }
 
-// How many blocks a kernel has, of how many threads, and the bytes of shared memory that they ask for. Neighbouring blocks
-// are a cluster, which reads each other's shared memory.
+// How many blocks a kernel has, of how many threads, and the bytes of shared memory that they ask for. Neighbouring
+// blocks are a cluster, which reads each other's shared memory.
 struct Blocks {
   int64_t count;
   int threads;

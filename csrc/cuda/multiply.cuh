@@ -45,9 +45,10 @@ __device__ inline void multiply_add<__nv_bfloat16>(float (&c)[4], const uint32_t
 
 template <>
 __device__ inline void multiply_add<float>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // Where the part of a tile with COLUMNS columns begins that a warp computes, in parts of M x N.
@@ -58,8 +59,8 @@ struct Part {
       : m(threadIdx.x / 32 / (COLUMNS / N) * M), n(threadIdx.x / 32 % (COLUMNS / N) * N), lane(threadIdx.x % 32) {}
 };
 
-// What one thread computes of a tile with COLUMNS columns, on tensor cores; a warp has M x N of it. Every sum runs over the
-// depth in order, whatever the tile.
+// What one thread computes of a tile with COLUMNS columns, on tensor cores; a warp has M x N of it. Every sum runs over
+// the depth in order, whatever the tile.
 template <class T, int M, int N, int COLUMNS>
 struct TensorCores {
   static constexpr bool kWaits = false;

@@ -19,11 +19,17 @@ __device__ inline float number(uint8_t x) { return static_cast<float>(x); }
 template <class T>
 __device__ T rounded(float x);
 template <>
-__device__ inline float rounded<float>(float x) { return x; }
+__device__ inline float rounded<float>(float x) {
+  return x;
+}
 template <>
-__device__ inline __half rounded<__half>(float x) { return __float2half_rn(x); }
+__device__ inline __half rounded<__half>(float x) {
+  return __float2half_rn(x);
+}
 template <>
-__device__ inline __nv_bfloat16 rounded<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
+__device__ inline __nv_bfloat16 rounded<__nv_bfloat16>(float x) {
+  return __float2bfloat16_rn(x);
+}
 
 // 16 bytes as they lie in memory.
 template <class T>
@@ -31,8 +37,8 @@ struct alignas(16) Pack {
   T of[kPack<T>];
 };
 
-// What follows is read and written whole nearly always. What does it one by one is a function of its own: kernels are fetched
-// from memory like data, and run once.
+// What follows is read and written whole nearly always. What does it one by one is a function of its own: kernels are
+// fetched from memory like data, and run once.
 template <class T>
 __device__ __noinline__ uint4 load_some(const T* from, int n) {
   Pack<T> raw;
@@ -79,8 +85,10 @@ __device__ inline void store_pack(T* to, int n, bool packed, const float (&x)[P]
 #pragma unroll
     for (int i = 0; i < kPart; ++i) raw.of[i] = rounded<T>(x[at + i]);
     const uint4 bits = *reinterpret_cast<const uint4*>(raw.of);
-    if (packed && n - at >= kPart) *reinterpret_cast<uint4*>(to + at) = bits;
-    else store_some(to + at, n - at, bits);
+    if (packed && n - at >= kPart)
+      *reinterpret_cast<uint4*>(to + at) = bits;
+    else
+      store_some(to + at, n - at, bits);
   }
 }
 

@@ -10,8 +10,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
     pool_kernel(const __grid_constant__ Pool pool, const __grid_constant__ Job job, RowTile shape) {
   constexpr int P = kPack<T>;
   begin_kernel();
-  for_each_tile<T>(job, shape,
-                   [&](int p, int c, int n, float(&total)[P]) { pool_pack<T>(pool, p, c, n, total); });
+  for_each_tile<T>(job, shape, [&](int p, int c, int n, float (&total)[P]) { pool_pack<T>(pool, p, c, n, total); });
 }
 
 template <class T>
@@ -19,7 +18,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
     copy_kernel(const __grid_constant__ Matrix from, const __grid_constant__ Job job, RowTile shape) {
   begin_kernel();
   const T* x = static_cast<const T*>(from.data);
-  for_each_tile<T>(job, shape, [&](int p, int c, int n, float(&values)[kPack<T>]) {
+  for_each_tile<T>(job, shape, [&](int p, int c, int n, float (&values)[kPack<T>]) {
     load_pack(x + p * from.pitch + c, n, from.packed, values);
   });
 }

@@ -1,5 +1,5 @@
-// The mean, sum or maximum over all pixels of each stream. A row's partial result is computed again if a pixel of it was
-// updated; the total is made of all partials, in order.
+// The mean, sum or maximum over all pixels of each stream. A row's partial result is computed again if a pixel of it
+// was updated; the total is made of all partials, in order.
 #include "rows.cuh"
 
 namespace deltafx::cuda {
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
     total_kernel(const __grid_constant__ Reduce e, const __grid_constant__ Job job, RowTile shape) {
   constexpr int P = kPack<T>;
   begin_kernel();
-  for_each_tile<T>(job, shape, [&](int n, int c, int width, float(&total)[P]) {
+  for_each_tile<T>(job, shape, [&](int n, int c, int width, float (&total)[P]) {
     const float* partial = e.partial + static_cast<int64_t>(n) * e.rows * e.x.channels + c;
     map(total, [&](float) { return start_of(e); });
     join_packs(partial, e.x.channels, e.rows, width, e.x.channels % 4 == 0, e.maximum, total);
@@ -73,8 +73,8 @@ cudaError_t reduce(const Reduce& e, const Job& job, cudaStream_t stream) {
   const RowTile shape(job.commit.out.channels, job.capacity);
   return with_type(e.x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    const cudaError_t error = launch(
-        &partial_kernel<T>, Blocks{static_cast<int64_t>(e.streams) * e.rows, kRowThreads, 0}, stream, e);
+    const cudaError_t error =
+        launch(&partial_kernel<T>, Blocks{static_cast<int64_t>(e.streams) * e.rows, kRowThreads, 0}, stream, e);
     if (error != cudaSuccess) return error;
     return launch_rows(&total_kernel<T>, job, shape, stream, e, job, shape);
   });

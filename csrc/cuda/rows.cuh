@@ -44,9 +44,9 @@ __device__ void for_each_tile(const Job& job, const RowTile& shape, F fill) {
       write_tile(tile + row * shape.stride + c, x);
     }
     __syncthreads();
-    updated += channels <= 32 * P ? commit_narrow<T, 1>(job.commit, tile, shape.stride, job.commit.bias, listed, 0,
-                                                        rows, 0, channels)
-                                  : commit_wide<T>(job.commit, tile, shape.stride, listed, 0, rows, 0, channels);
+    updated += channels <= 32 * P
+                   ? commit_narrow<T, 1>(job.commit, tile, shape.stride, job.commit.bias, listed, 0, rows, 0, channels)
+                   : commit_wide<T>(job.commit, tile, shape.stride, listed, 0, rows, 0, channels);
     __syncthreads();
   }
   end_commit(job.commit, count, updated);
