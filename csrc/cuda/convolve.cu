@@ -32,11 +32,8 @@ struct Traits {
   static_assert(kStagedWords * 4 <= kStages * kStageBytes, "and so do the masks");
 };
 
-// Weights are read once by a block; what is gathered, several times.
+// Past the first cache, of which little is left beside the stages.
 __device__ inline void copy_piece(uint32_t to, const void* from, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
-}
-__device__ inline void copy_piece_near(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
 }
 __device__ inline void end_stage() { asm volatile("cp.async.commit_group;" ::: "memory"); }
@@ -117,11 +114,11 @@ struct Gather {
   static constexpr int kStep = Traits::kThreads / kPieces, kRows = Traits::kM / kStep;
   static_assert(kStep % 8 == 0, "a thread's pieces stand at the same place of their rows");
   const Taps<Traits::kM>& taps;
-  const T* x;       // the group's first channel of pixel 0
-  int from[kRows];  // pieces from there to that of the pixels behind tap (0, 0) or, without a simple form, behind the
-                    // tap
-  uint32_t
-      there[kRows];  // which rows of taps there are, and from bit 16 on which columns; or, in bit 0, whether the tap is
+  const T* x;  // the group's first channel of pixel 0
+  // Pieces from there to that of the pixels behind tap (0, 0) or, without a simple form, behind the tap.
+  int from[kRows];
+  // Which rows of taps there are, and from bit 16 on which columns; or, in bit 0, whether the tap is.
+  uint32_t there[kRows];
   int i, j, c;
   int offset;  // in elements, of tap (i, j) from (0, 0)
   // What every step asks is kept in registers.
@@ -199,13 +196,13 @@ struct Gather {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
           const bool exists = (there[r] & tap) == tap;
-          copy_piece_near(to + r * kStep * kRowBytes, here + int64_t{from[r]} * kPack<T>, exists);
+          copy_piece(to + r * kStep * kRowBytes, here + int64_t{from[r]} * kPack<T>, exists);
         }
         advance();
       } else {
 #pragma unroll
         for (int r = 0; r < kRows; ++r)
-          copy_piece_near(to + r * kStep * kRowBytes, x + int64_t{from[r]} * kPack<T> + c, there[r] != 0);
+          copy_piece(to + r * kStep * kRowBytes, x + int64_t{from[r]} * kPack<T> + c, there[r] != 0);
         if (advance()) find();
       }
     } else {
@@ -417,8 +414,8 @@ size_t shared_bytes(const Conv& conv) {
 // to what single kernels took on an H100; they decide about speed alone.
 struct Cost {
   int m, n, resident;
-  double step, sharing,
-      ending;  // a step of one block, how much longer it takes for each other on its chip, what follows
+  // A step of one block, how much longer it takes for each other on its chip, what follows the steps.
+  double step, sharing, ending;
 
   double of(const Conv& conv, int capacity, int parts) const {
     const double chips = multiprocessors();
@@ -426,9 +423,7 @@ struct Cost {
     const double rounds = tiles * parts / (chips * resident);
     const double others = std::min<double>(resident, std::ceil(tiles * parts / chips)) - 1.0;
     const double one = conv.steps * step * (1.0 + sharing * others) / parts + 5.0 + ending / std::pow(parts, 1.35) +
-                       (parts == 1  ? 0.0
-                        : parts > 4 ? 4.5
-                                    : 3.0);
+                       (parts > 4 ? 4.5 : parts > 1 ? 3.0 : 0.0);
     return one * (rounds < 3.0 ? std::ceil(rounds) : rounds + 0.5);
   }
 };
@@ -442,9 +437,15 @@ bool fits(const Conv& conv) {
   return shared_bytes<Traits>(conv) + 8192 <= device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin);
 }
 
+template <class Traits>
+Cost cost_as(double step, double sharing, double ending) {
+  return {Traits::kM, Traits::kN, Traits::kResident, step, sharing, ending};
+}
+
 Cost cost_of(Tile tile) {
-  if (tile == Tile::large) return {128, 128, 2, 0.53, 0.97, 10.5};
-  return tile == Tile::tall ? Cost{128, 64, 2, 0.4, 0.87, 4.4} : Cost{64, 64, 3, 0.26, 0.23, 2.3};
+  if (tile == Tile::large) return cost_as<Large<__half>>(0.53, 0.97, 10.5);
+  if (tile == Tile::tall) return cost_as<Tall<__half>>(0.4, 0.87, 4.4);
+  return cost_as<Small<__half>>(0.26, 0.23, 2.3);
 }
 
 Tiling tiling_of(const Conv& conv, int capacity) {
@@ -470,9 +471,10 @@ std::vector<Tiling> tilings(const Conv& conv) {
     if (fits<Tall<__half>>(conv)) tiles.push_back(Tile::tall);
     if (conv.out_per_group > 64 && fits<Large<__half>>(conv)) tiles.push_back(Tile::large);
   }
+  const int most = is_hopper() ? std::min(8, std::max(1, conv.steps / 2)) : 1;
   std::vector<Tiling> all;
   for (const Tile tile : tiles)
-    for (int parts = 1; parts <= (is_hopper() ? 8 : 1) && (parts == 1 || conv.steps >= 2 * parts); parts *= 2)
+    for (int parts = 1; parts <= most; parts *= 2)
       all.push_back({tile, parts});
   return all;
 }
