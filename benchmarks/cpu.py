@@ -10,7 +10,7 @@ import dataclasses
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -175,16 +175,10 @@ def measure_cases(dense: Dense, height: int, width: int, seconds: float, names: 
                 f"{dense.name}: deltafx in bfloat16 differs by {half_error:.1e} (relative) from the network"
             )
     theirs: dict[str, list[float]] = {name: [] for name in sides}
-    started, rounds = time.perf_counter(), 0
-    while rounds <= 3 or time.perf_counter() - started < seconds:
-        for case in cases.values():
-            case.visit()
-            if not rounds:
-                case.seconds.clear()
+    for number in rounds(cases.values(), seconds):
         for name, side in sides.items():
-            took = [timed(side.run, prepared[name][i]) for i in (rounds % 4, (rounds + 1) % 4)]
-            theirs[name] += took if rounds else []
-        rounds += 1
+            took = [timed(side.run, prepared[name][i]) for i in (number % 4, (number + 1) % 4)]
+            theirs[name] += took if number else []
     if cases["5% in blobs"].share < LEAST_SHARE:
         raise SystemExit(f"{dense.name}: VOID, only {cases['5% in blobs'].share:.1%} of the MACs were computed")
     return {
@@ -193,6 +187,18 @@ def measure_cases(dense: Dense, height: int, width: int, seconds: float, names: 
         "cases": {name: {**Times.of(case.seconds).to_dict(), "share": case.share} for name, case in cases.items()},
         "error": error,
     }
+
+
+def rounds(cases: Iterable[Case], seconds: float) -> Iterator[int]:
+    """Numbers of rounds, in each of which every case has had its turn; the first does not count."""
+    started, number = time.perf_counter(), 0
+    while number <= 3 or time.perf_counter() - started < seconds:
+        for case in cases:
+            case.visit()
+            if not number:
+                case.seconds.clear()
+        yield number
+        number += 1
 
 
 def in_bfloat16(dense: Dense) -> Dense:
@@ -210,13 +216,8 @@ def measure_streams(dense: Dense, height: int, width: int, seconds: float, optio
         dm = deltafx.convert(dense.model, options=options)
         dm(frames[0])
         cases[count] = Case(dm, dense, of_each, frames)
-    started, rounds = time.perf_counter(), 0
-    while rounds <= 3 or time.perf_counter() - started < seconds:
-        for case in cases.values():
-            case.visit()
-            if not rounds:
-                case.seconds.clear()
-        rounds += 1
+    for _ in rounds(cases.values(), seconds):
+        pass
     streams = {str(count): {**Times.of(case.seconds).to_dict(), "share": case.share} for count, case in cases.items()}
     return {"frame": f"{width}x{height}", "streams": streams}
 

@@ -62,7 +62,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], int, int]] = {  # a network, how
 
 
 class Calls(TorchDispatchMode):
-    """Notes the operators that reach the dispatcher from Python."""
+    """Within it, the operators that reach the dispatcher from Python are noted."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,9 +13,10 @@ import json
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from types import MethodType
 from typing import Annotated, Any
@@ -86,7 +87,7 @@ def measure(name: str, height: int, width: int, batch: int, seconds: float) -> I
         with force_masks(dm, blobs(height, width, share, size=48)) if share else nullcontext():
             for _ in range(4):
                 dm(shown[0])
-            spent = in_turn(dm, plan, shown, seconds)
+            spent = in_turn(SIDES, shown, seconds, partial(on_thread, dm, plan))
         yield row(name, case, dm, spent)
 
 
@@ -102,41 +103,41 @@ def measure_on_gpu(name: str, height: int, width: int, batch: int, seconds: floa
                     held.enter_context(force_masks(dm, blobs(height, width, share, size=48).cuda()))
                 for _ in range(6):
                     dm(shown[0])
-            spent = calls_in_turn(dms, shown, seconds)
+            spent = in_turn(list(dms), shown, seconds, lambda name, frame: on_device(dms[name], frame))
             nodes = deltafx.report(dms["on"]).totals["milliseconds"]
         yield {**row(f"{name}, batch {batch}", case, dms["on"], spent), "in nodes, ms": nodes}
 
 
-def calls_in_turn(dms: dict[str, Any], shown: list[Tensor], seconds: float) -> dict[str, list[float]]:
-    """Seconds from before a call to the end of what it launched, by side."""
-    spent: dict[str, list[float]] = {name: [] for name in dms}
-    order, draw, until = list(dms), random.Random(0), time.perf_counter() + seconds
+def in_turn(
+    names: Sequence[str], shown: list[Tensor], seconds: float, timed: Callable[[str, Tensor], float]
+) -> dict[str, list[float]]:
+    """What `timed` says of each side and frame, by side; which of them begins is drawn anew in each round."""
+    spent: dict[str, list[float]] = {name: [] for name in names}
+    order, draw, until = list(names), random.Random(0), time.perf_counter() + seconds
     while time.perf_counter() < until or len(spent["on"]) < 40:
         draw.shuffle(order)
         frame = shown[len(spent["on"]) % len(shown)]
         for name in order:
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            dms[name](frame)
-            end.record()
-            end.synchronize()
-            spent[name].append(start.elapsed_time(end) / 1000)
+            spent[name].append(timed(name, frame))
     return spent
 
 
-def in_turn(dm: Any, plan: Plan, shown: list[Tensor], seconds: float) -> dict[str, list[float]]:
-    """Seconds of this thread's processor, by side; which of them begins is drawn anew in each round."""
-    spent: dict[str, list[float]] = {name: [] for name in SIDES}
-    order, draw, until = list(SIDES), random.Random(0), time.perf_counter() + seconds
-    while time.perf_counter() < until or len(spent["on"]) < 40:
-        draw.shuffle(order)
-        frame = shown[len(spent["on"]) % len(shown)]
-        for name in order:
-            with side(plan, name):
-                started = time.thread_time()
-                dm(frame)
-                spent[name].append(time.thread_time() - started)
-    return spent
+def on_device(dm: Any, frame: Tensor) -> float:
+    """Seconds from before a call to the end of what it launched."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    dm(frame)
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1000
+
+
+def on_thread(dm: Any, plan: Plan, name: str, frame: Tensor) -> float:
+    """Seconds of this thread's processor, with the plan of the side with this name."""
+    with side(plan, name):
+        started = time.thread_time()
+        dm(frame)
+        return time.thread_time() - started
 
 
 def main(

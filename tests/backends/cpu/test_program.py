@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 import deltafx
+from benchmarks.host_cases import Calls
 from deltafx.measure import tensors_of
 from deltafx.settings import Threshold
 from deltafx.state import FRAMES
 from deltafx.testing import blobs, force_masks
-from tests.backends.calls import Calls
 from tests.backends.network import SETTINGS, masks, network, pictures, states
 from tests.small import WithIsland, frame, small, touched
 
