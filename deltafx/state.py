@@ -57,6 +57,7 @@ class Leaf:
     alignment: int | None = None  # of the buffer's pixels, in bytes; None: it lies as the dense operator's result does
     strip: Leaf | None = None  # its mask: the rows that a background refresh computes anew in this frame
     threshold: float | None = None  # of the last frame, in units of the tensor; None: 0
+    lane: int = 0  # on a GPU: what is in another lane may run at the same time, and shares no scratch
 
     def __post_init__(self) -> None:
         self.mask = torch.empty(0, dtype=torch.uint8)  # until `allocate_mask`

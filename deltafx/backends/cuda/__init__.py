@@ -15,6 +15,7 @@ from deltafx.backends.compiled import CompiledBackend
 from deltafx.backends.cuda import fake, moving
 from deltafx.backends.cuda.entering import InputKernel
 from deltafx.backends.cuda.kernel import CompiledKernel
+from deltafx.backends.cuda.lanes import Lanes
 from deltafx.backends.cuda.product import PIECE_BYTES, multiply
 from deltafx.backends.recipe import Flags, Product, Recipe
 from deltafx.backends.reference import ReferenceKernel
@@ -41,6 +42,10 @@ class CudaBackend(CompiledBackend):
     name: ClassVar[str] = "cuda"
     alignment: ClassVar[int | None] = PIECE_BYTES  # what is gathered at once
     compiled: ClassVar[Any] = _cuda
+
+    def compile(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
+        Lanes.of(plan).enter(state, inputs)
+        return super().compile(node, state, inputs, plan)
 
     def product(self, product: Product) -> Recipe:
         return multiply(product)

@@ -64,11 +64,11 @@ class Candidates:
 
 
 class Written:
-    """Scratch of `collect`, which lives while one node runs; shared by all nodes of a plan with as many pixels."""
+    """Scratch of `collect`, which lives while one node runs; shared by the nodes of a lane with as many pixels."""
 
     @staticmethod
     def of(plan: Plan, out: Leaf, units: int) -> tuple[Tensor, Tensor]:
-        key = ("written", out.pixels, units)
+        key = ("written", out.lane, out.pixels, units)
         if key not in plan.scratch:
             sizes = (out.pixels, units)
             plan.scratch[key] = tuple(torch.zeros(size, dtype=torch.int32, device=out.device) for size in sizes)

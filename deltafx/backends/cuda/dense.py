@@ -44,17 +44,18 @@ def product(p: Product, filled_up: Tensor, allow_tf32: bool) -> Convolution | Ma
 
 
 class Scratch:
-    """What nodes of a plan need beside their buffers while they run; as much as the largest needs."""
+    """What nodes of a lane need beside their buffers while they run; as much as the largest needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: dict[str, Engine]) -> None:
         self.bytes = 0
         self.buffer: Tensor | None = None
         self.workspace: Tensor | None = None
-        self.engines: dict[str, Engine] = {}
+        self.engines = engines  # of the whole plan
 
     @classmethod
-    def of(cls, plan: Plan) -> Scratch:
-        return plan.scratch.setdefault("dense", cls())
+    def of(cls, plan: Plan, leaf: Leaf) -> Scratch:
+        engines = plan.scratch.setdefault("engines", {})
+        return plan.scratch.setdefault(("dense", leaf.lane), cls(engines))
 
     def like(self, value: Tensor) -> Tensor:
         """A tensor `[N, C, H, W]` whose pixels lie side by side, once all nodes are known."""
@@ -80,7 +81,7 @@ class DenseForm:
         self.product: Callable[[Tensor], None] | None = recipe.dense
         self.ending: Ending | None = None
         self.fused: FusedConvolution | None = None
-        self.scratch = Scratch.of(plan)
+        self.scratch = Scratch.of(plan, leaf)
         self.apart = False  # a product passes through scratch
         arguments = recipe.arguments if recipe.operator == "pool" else recipe.arguments[:1]
         self.operator = operators.pool_all.default if recipe.operator == "pool" else operators.finish.default

@@ -30,7 +30,7 @@ WIDEST_PIXEL = 22_000  # channels: a pixel that is not split among blocks stands
 
 
 class Whole:
-    """Scratch for a node's new values, as large as that of the largest node that needs it."""
+    """Scratch for a node's new values, as large as that of the largest node of its lane that needs it."""
 
     def __init__(self) -> None:
         self.bytes = 0
@@ -38,7 +38,7 @@ class Whole:
 
     @classmethod
     def of(cls, plan: Plan, leaf: Leaf) -> Whole:
-        whole = plan.scratch.setdefault("whole", cls())
+        whole = plan.scratch.setdefault(("whole", leaf.lane), cls())
         whole.bytes = max(whole.bytes, leaf.bytes)
         return whole
 

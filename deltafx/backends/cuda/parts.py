@@ -17,12 +17,14 @@ from torch.utils import _pytree as pytree
 from deltafx import _cuda
 from deltafx.backends.cuda.break_even import Call, split, updated_share
 from deltafx.backends.cuda.candidates import Marks
+from deltafx.backends.cuda.lanes import Schedule
 from deltafx.delta import Delta
 from deltafx.graph_times import GraphTimes
 from deltafx.profile import captured_times
-from deltafx.state import COMPUTED_SUM, Leaf
+from deltafx.state import COMPUTED_SUM, Leaf, NodeState
 
 if TYPE_CHECKING:
+    from deltafx.node import DeltaNode
     from deltafx.plan import Plan
 
 operators = torch.ops.deltafx_cuda
@@ -39,6 +41,7 @@ class Part:
         self.calls, self.plan = calls, plan
         device = plan.stale.device
         self.states = states = [plan.nodes[module.path] for module, _ in calls]
+        self.schedule = Schedule(calls, plan)
         self.own = [leaf for state in states for leaf in state.leaves]
         read = leaves_read(calls, plan)
         strips = [leaf.strip for leaf in self.own if leaf.strip is not None]
@@ -70,15 +73,15 @@ class Part:
 
     def sparse(self) -> None:
         operators.mark.default(self.marks, 0, self.nothing)
-        for module, args in self.calls:
-            module(*args)
+        self.schedule.run(lambda number: call(*self.calls[number]))
 
     def dense(self) -> None:
         operators.mark.default(self.cleared, 0, self.nothing)
         operators.mark.default(self.set, 1, self.counted)
-        for module, _ in self.calls:
-            state = self.plan.nodes[module.path]
-            self.plan.run(state, state.kernel.run_densely, state, self.plan)
+        self.schedule.run(lambda number: self.run_densely(self.states[number]))
+
+    def run_densely(self, state: NodeState) -> None:
+        self.plan.run(state, state.kernel.run_densely, state, self.plan)
 
     def add_to(self, graph: Any, forms: Sequence[torch.cuda.CUDAGraph]) -> None:
         graph.add(
@@ -138,8 +141,7 @@ class PlainFrame:
         with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
             if times is not None:
                 times.begin()
-            for module, args in calls:
-                module(*args)
+            Schedule(calls, plan).run(lambda number: call(*calls[number]))
 
     def replay(self) -> None:
         self.graph.replay()
@@ -148,6 +150,10 @@ class PlainFrame:
 def capture(calls: Sequence[Call], plan: Plan) -> ChosenFrame | PlainFrame:
     """Graphs choose from CUDA 12.8 on."""
     return ChosenFrame(calls, plan) if _cuda.has_choices() else PlainFrame(calls, plan)
+
+
+def call(module: DeltaNode, args: tuple) -> None:
+    module(*args)
 
 
 def leaves_read(calls: Sequence[Call], plan: Plan) -> list[Leaf]:
