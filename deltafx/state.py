@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from deltafx.delta import Delta
 from deltafx.handover import Follower
 
+MASK_UNIT = 16  # bytes, of which a mask has whole ones: what kernels read and mark at once
+
 # What a tally counts, in pixels: those of the last frame, and their sums since the last reset; and frames since then.
 COMPUTED, UPDATED, COMPUTED_SUM, UPDATED_SUM, FRAMES = range(5)
 
@@ -111,7 +113,8 @@ class Leaf:
         return dense.permute([order.index(d) for d in range(len(order))])
 
     def allocate_mask(self) -> None:
-        self.mask = torch.zeros(self.pixel, dtype=torch.uint8, device=self.device)
+        memory = torch.zeros(-(-self.pixels // MASK_UNIT) * MASK_UNIT, dtype=torch.uint8, device=self.device)
+        self.mask = memory[: self.pixels].view(self.pixel)
         self.tally = self.tally.to(self.device)
 
     def decide(self, candidates: Tensor, update: Tensor) -> None:
