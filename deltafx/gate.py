@@ -16,6 +16,7 @@ BINS, STEPS = 256, 4  # of the histogram of changes: STEPS bins a grey level, th
 MIDDLE = BINS // 2
 SIGMA = 1.4826  # the standard deviation of normal noise is so many times its median absolute deviation
 MEMORY = 32  # frames over which noise is averaged
+MOST_REACH = 32  # pixels
 MOST = 4  # a threshold that follows noise grows to so many times itself
 FRAMES, NOISE, DRIFT, LIMIT, LEARNED = range(5)  # what is learned of a stream: frames seen, and sizes in grey levels
 
@@ -27,6 +28,11 @@ class InputGate:
     With `window` 1 the change is the largest over the pixel's channels (DeltaCNN's rule). With a larger, odd window it
     is the mean of the signed change over the channels and the window: noise averages out, motion does not. What passes
     is dilated by `dilation` pixels.
+
+    Before that, pixels may ask their neighbours. Hysteresis: where the change exceeds only the share `weak` of the
+    threshold, a pixel passes at a distance of up to `reach` pixels (along rows and columns) from one that exceeds all
+    of it. And one that does is taken for noise, and does not pass, unless `neighbours` of the eight around it exceed
+    that share of it; what is not finite passes in any case.
 
     Two numbers make it adapt, stream by stream; the change is then always the mean. `drift`: a change of the whole
     frame's brightness by up to so many grey levels (flicker, exposure), the median over its pixels, does not count.
@@ -46,6 +52,9 @@ class InputGate:
     grey_level: float | None = None
     noise: float = 0.0
     drift: float = 0.0
+    weak: float = 1.0
+    reach: int = 0
+    neighbours: int = 0
 
     def __post_init__(self) -> None:
         threshold, window, dilation, level = self.threshold, self.window, self.dilation, self.grey_level
@@ -55,6 +64,7 @@ class InputGate:
             raise ConvertError(f"InputGate: window is an odd number of pixels, 1 or more; got {window!r}.")
         if not isinstance(dilation, int) or dilation < 0:
             raise ConvertError(f"InputGate: dilation is a number of pixels, 0 or more; got {dilation!r}.")
+        self.check_neighbourhood()
         for name in ("noise", "drift"):
             if not is_number(getattr(self, name)) or not 0 <= getattr(self, name) <= MIDDLE / STEPS:
                 raise ConvertError(
@@ -62,6 +72,22 @@ class InputGate:
                 )
         if level is not None and not (is_number(level) and 0 < level < float("inf")):
             raise ConvertError(f"InputGate: grey_level is a finite number larger than 0; got {level!r}.")
+
+    def check_neighbourhood(self) -> None:
+        weak, reach, neighbours = self.weak, self.reach, self.neighbours
+        if not is_number(weak) or not 0 < weak <= 1:
+            raise ConvertError(f"InputGate: weak is a share of the threshold, above 0 and up to 1; got {weak!r}.")
+        for name, value, most in (("reach", reach, MOST_REACH), ("neighbours", neighbours, 8)):
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
+                raise ConvertError(f"InputGate: {name} is a number of pixels between 0 and {most}; got {value!r}.")
+        if (weak < 1) != (reach > 0):
+            raise ConvertError(
+                f"InputGate: hysteresis needs weak below 1 and reach above 0; got weak={weak!r} and reach={reach!r}."
+            )
+
+    @property
+    def asks_neighbours(self) -> bool:
+        return self.reach > 0 or self.neighbours > 0
 
     @property
     def adapts(self) -> bool:
@@ -73,14 +99,26 @@ class InputGate:
         A gate that adapts decides by what it has `learned` of each stream, float32 `[N, LEARNED]`.
         """
         size = self.sizes(change)
-        limit: float | Tensor = self.threshold * grey_level
+        limit = torch.tensor(self.threshold * grey_level, dtype=torch.float32, device=size.device)
         if learned is not None:
             size = size - (learned[:, DRIFT] * grey_level).view(-1, 1, 1, 1)
             limit = (learned[:, LIMIT] * grey_level).view(-1, 1, 1, 1)
         passed = ~(size.abs() <= limit)
+        if self.asks_neighbours:
+            passed = self.with_neighbours(size.abs(), passed, limit)
         if not self.dilation:
             return to_mask(passed)
         return to_mask(F.max_pool2d(passed.float(), 2 * self.dilation + 1, 1, self.dilation))
+
+    def with_neighbours(self, size: Tensor, strong: Tensor, limit: Tensor) -> Tensor:
+        """Of the `strong` pixels those that do not stand alone, and of the weak ones those near them."""
+        weak = ~(size <= limit * self.weak)
+        if self.neighbours:
+            around = F.avg_pool2d(weak.float(), 3, 1, 1, divisor_override=1) - weak.float()
+            strong = strong & ((around >= self.neighbours) | ~size.isfinite())
+        if not self.reach:
+            return strong
+        return weak & (F.max_pool2d(strong.float(), 2 * self.reach + 1, 1, self.reach) > 0)
 
     def sizes(self, change: Tensor) -> Tensor:
         """How large the change around each pixel is: `[N, 1, H, W]`."""

@@ -146,6 +146,130 @@ def test_without_a_gate_every_change_passes():
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Neighbours
+
+
+BACKENDS = ("reference", "cpu")
+HYSTERESIS = deltafx.InputGate(threshold=8, weak=0.5, reach=2)
+NO_SINGLE = deltafx.InputGate(threshold=8, neighbours=2)
+
+
+def changed_pixels(amounts):
+    """Those, and all others by 1."""
+    x = video() + 1
+    for (row, column), amount in amounts.items():
+        x[..., row, column] += amount - 1
+    return x
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request):
+    return request.param
+
+
+def test_a_weak_change_passes_within_reach_of_a_strong_one(backend):
+    dm = deltafx.convert(IDENTITY, backend=backend, input_gate=HYSTERESIS)
+    dm(video())
+    # Reached along a row, a column and both; too far away; too weak; a weak one, which carries it no further.
+    amounts = {(8, 8): 9, (8, 10): -5, (6, 7): 5, (10, 10): 8, (8, 5): 5, (9, 9): 4, (12, 10): 7, (0, 0): 5}
+    assert passed(dm, changed_pixels(amounts)) == {(8, 8), (8, 10), (6, 7), (10, 10)}
+
+
+def test_what_passes_by_hysteresis_is_dilated_too(backend):
+    gate = deltafx.InputGate(threshold=8, weak=0.5, reach=2, dilation=1)
+    dm = deltafx.convert(IDENTITY, backend=backend, input_gate=gate)
+    dm(video())
+    x = changed_pixels({(8, 8): 9, (8, 10): 5})
+    assert passed(dm, x) == square(8, 8, 1) | square(8, 10, 1)
+
+
+def test_a_pixel_that_stands_alone_does_not_pass(backend):
+    dm = deltafx.convert(IDENTITY, backend=backend, input_gate=NO_SINGLE)
+    dm(video())
+    alone = {(2, 2): 99, (2, 3): 99}
+    three = {(8, 8): 9, (8, 9): 9, (9, 8): 9}
+    at_the_edge = {(15, 14): 9, (15, 15): 9, (14, 15): 9}
+    assert passed(dm, changed_pixels(alone | three | at_the_edge)) == three.keys() | at_the_edge.keys()
+
+
+def test_weak_neighbours_are_enough_for_a_strong_one(backend):
+    gate = deltafx.InputGate(threshold=8, weak=0.5, reach=1, neighbours=2)
+    dm = deltafx.convert(IDENTITY, backend=backend, input_gate=gate)
+    dm(video())
+    supported = {(8, 8): 9, (8, 9): 5, (9, 8): 5}
+    assert passed(dm, changed_pixels({(2, 2): 99, (2, 3): 5} | supported)) == supported.keys()
+
+
+def test_what_is_withheld_by_neighbours_is_compared_again(backend):
+    dm = deltafx.convert(IDENTITY, backend=backend, input_gate=NO_SINGLE)
+    dm(video())
+    assert passed(dm, changed_pixels({(8, 8): 9})) == set()
+    three = {(8, 8): 9, (8, 9): 9, (9, 8): 9}
+    assert passed(dm, changed_pixels(three)) == three.keys()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_bad_pixel_that_stands_alone_is_gone_after_the_next_good_frame(backend, bad):
+    dm = deltafx.convert(IDENTITY, backend=backend, input_gate=NO_SINGLE)
+    dm(video())
+    assert not dm(changed_pixel(video(), amount=bad)).isfinite().all()
+    torch.testing.assert_close(dm(video()), video())
+
+
+GATES = [
+    deltafx.InputGate(9, weak=0.5, reach=3),
+    deltafx.InputGate(9, neighbours=3),
+    deltafx.InputGate(9, weak=0.3, reach=1, neighbours=5, dilation=1),
+    deltafx.InputGate(6, noise=2, weak=0.5, reach=2, neighbours=1),
+    deltafx.InputGate(9, dilation=2),
+]
+
+
+def moving(raw):
+    """A square that moves under noise, in whole grey levels, which leave nothing to rounding."""
+    shown = []
+    for number in range(6):
+        x = noisy(5.0, number, streams=1 if raw else 2, size=37).round().clamp(0, 255)
+        x[:, :, 4:20, 3 * number : 3 * number + 9] = 255
+        shown.append(x[0].permute(1, 2, 0).to(torch.uint8) if raw else x)
+    return shown
+
+
+def assert_same_pixels(dms, shown):
+    for x in shown:
+        for dm in dms:
+            dm(x)
+        ours, theirs = (dm.runtime.plans[0].inputs[0].leaves[0].mask for dm in dms)
+        assert torch.equal(ours, theirs)
+    assert 0 < theirs.float().mean() < 1
+
+
+@pytest.mark.parametrize("gate", GATES, ids=str)
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_compiled_backend_passes_the_same_pixels(gate, raw):
+    preprocess = deltafx.Preprocess(mean=(0.45,) * 3, std=(0.225,) * 3) if raw else None
+    dms = [deltafx.convert(IDENTITY, backend=name, input_gate=gate, preprocess=preprocess) for name in BACKENDS]
+    assert_same_pixels(dms, moving(raw))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weak": 0, "reach": 2}, "weak is a share of the threshold"),
+        ({"weak": 1.5, "reach": 2}, "weak is a share of the threshold"),
+        ({"weak": 0.5}, "hysteresis needs weak below 1 and reach above 0"),
+        ({"reach": 2}, "hysteresis needs weak below 1 and reach"),
+        ({"weak": 0.5, "reach": 33}, "reach is a number of pixels between 0 and 32"),
+        ({"neighbours": 9}, "neighbours is a number of pixels between 0 and 8"),
+        ({"neighbours": True}, "neighbours is a number of pixels between 0 and 8"),
+    ],
+)
+def test_what_is_asked_of_neighbours_is_checked(arguments, message):
+    with pytest.raises(deltafx.ConvertError, match=f"InputGate: {message}"):
+        deltafx.InputGate(8, **arguments)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Grey levels
 
 

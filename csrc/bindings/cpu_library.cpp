@@ -71,9 +71,10 @@ void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool m
   reduce_call(ending, x, x_mask, image_rows, maximum, scale, partial).run(count, refreshing(refresh));
 }
 
-void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_t window, int64_t dilation,
-                       double noise, double drift, double level, std::optional<Tensor> learned,
-                       std::optional<Tensor> change, const std::optional<Tensor>& levels, bool swap, const std::optional<Tensor>& forced,
+void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_t window, int64_t dilation, double weak,
+                       int64_t reach, int64_t neighbours, double noise, double drift, double level,
+                       std::optional<Tensor> learned, std::optional<Tensor> change,
+                       const std::optional<Tensor>& levels, bool swap, const std::optional<Tensor>& forced,
                        const std::optional<Tensor>& strip, const Tensor& refresh, c10::string_view isa,
                        std::optional<Tensor> raw, Tensor value,
                        Tensor mask, Tensor tally) {
@@ -91,6 +92,7 @@ void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_
   e.levels = data<float>(levels, at::kFloat, 256 * e.channels, "levels");
   e.swap = swap, e.gated = gated, e.threshold = static_cast<float>(threshold);
   e.window = window, e.dilation = dilation;
+  e.weak = static_cast<float>(weak), e.reach = reach, e.neighbours = neighbours;
   e.learned = data<float>(learned, at::kFloat, e.streams * kLearned, "learned");
   e.change = data<float>(change, at::kFloat, all, "change");
   TORCH_CHECK_VALUE(!e.learned || (e.change && level > 0), "learned: change and level are needed too");
@@ -126,9 +128,10 @@ TORCH_LIBRARY(deltafx, m) {
   m.def(("pool(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + ending).c_str());
   m.def(("copy(Tensor x, " + ending).c_str());
   m.def(("reduce(Tensor x, Tensor x_mask, int image_rows, bool maximum, float scale, Tensor(d!) partial, " + ending).c_str());
-  m.def("dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, float noise, "
-        "float drift, float level, Tensor(e!)? learned, Tensor(f!)? change, Tensor? levels, bool swap, Tensor? forced, "
-        "Tensor? strip, Tensor refresh, str isa, Tensor(a!)? raw, Tensor(b!) value, Tensor(c!) mask, Tensor(d!) tally) -> ()");
+  m.def("dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, float weak, int reach, "
+        "int neighbours, float noise, float drift, float level, Tensor(e!)? learned, Tensor(f!)? change, "
+        "Tensor? levels, bool swap, Tensor? forced, Tensor? strip, Tensor refresh, str isa, "
+        "Tensor(a!)? raw, Tensor(b!) value, Tensor(c!) mask, Tensor(d!) tally) -> ()");
 }
 
 TORCH_LIBRARY_IMPL(deltafx, CPU, m) {

@@ -432,12 +432,13 @@ void mark_op(const Tensor& stretches, int64_t value, const Tensor& counted) {
   });
 }
 
-void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_t window, int64_t dilation,
-                       double noise, double drift, double level, std::optional<Tensor> learned,
-                       std::optional<Tensor> change, const std::optional<Tensor>& levels, bool swap,
-                       const std::optional<Tensor>& forced, const std::optional<Tensor>& strip, const Tensor& refresh,
-                       std::optional<Tensor> raw, std::optional<Tensor> mean, std::optional<Tensor> passed,
-                       std::optional<Tensor> counts, Tensor value, Tensor mask, Tensor tally) {
+void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_t window, int64_t dilation, double weak,
+                       int64_t reach, int64_t neighbours, double noise, double drift, double level,
+                       std::optional<Tensor> learned, std::optional<Tensor> change, const std::optional<Tensor>& levels,
+                       bool swap, const std::optional<Tensor>& forced, const std::optional<Tensor>& strip,
+                       const Tensor& refresh, std::optional<Tensor> raw, std::optional<Tensor> mean,
+                       std::optional<Tensor> passed, std::optional<Tensor> counts, Tensor value, Tensor mask,
+                       Tensor tally) {
   TORCH_CHECK_VALUE(frame.dim() == 4 && frame.device() == value.device(), "frame: [N, C, H, W] on ", value.device(),
                     " is needed");
   Enter e{};
@@ -455,8 +456,11 @@ void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_
   e.levels = data<float>(levels, at::kFloat, 256 * e.channels, "levels");
   e.swap = swap, e.gated = gated, e.threshold = static_cast<float>(threshold);
   e.window = static_cast<int32_t>(window), e.dilation = static_cast<int32_t>(dilation);
-  TORCH_CHECK_VALUE(!gated || ((window == 1 || mean) && ((window == 1 && dilation == 0) || passed)),
-                    "dense_to_delta: a gate with a window or dilation needs scratch");
+  e.weak = static_cast<float>(weak), e.reach = static_cast<int32_t>(reach),
+  e.neighbours = static_cast<int32_t>(neighbours);
+  TORCH_CHECK_VALUE(
+      !gated || ((window == 1 || mean) && ((window == 1 && dilation == 0 && reach == 0 && neighbours == 0) || passed)),
+      "dense_to_delta: a gate that does not decide pixel by pixel needs scratch");
   e.learned = data<float>(learned, at::kFloat, e.streams * kLearned, "learned");
   e.change = data<float>(change, at::kFloat, all, "change");
   e.counts = data<int32_t>(counts, at::kInt, e.streams * kBins, "counts");
@@ -500,8 +504,9 @@ TORCH_LIBRARY(deltafx_cuda, m) {
   m.def(("reduce(Tensor x, Tensor x_mask, int image_rows, bool maximum, float scale, Tensor(e!) partial, " + ending)
             .c_str());
   m.def(
-      "dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, float noise, float drift, "
-      "float level, Tensor(g!)? learned, Tensor(h!)? change, Tensor? levels, bool swap, Tensor? forced, "
+      "dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, float weak, int reach, "
+      "int neighbours, float noise, float drift, float level, Tensor(g!)? learned, Tensor(h!)? change, Tensor? levels, "
+      "bool swap, Tensor? forced, "
       "Tensor? strip, Tensor refresh, Tensor(a!)? raw, Tensor(b!)? mean, Tensor(c!)? passed, Tensor(i!)? counts, "
       "Tensor(d!) value, Tensor(e!) mask, Tensor(f!) tally) -> ()");
 }

@@ -3,7 +3,9 @@
 // Exact: a pixel passes if any channel is not equal to what was propagated last. Gated with window 1: if the largest
 // change of its channels exceeds the threshold; with a larger window: if the change's mean over channels and window
 // does. A gate that adapts first takes the mean change of every pixel, settles each stream's drift and threshold from
-// their histogram, and then decides. What passes is dilated. Reads the frame once, and the pixels that pass once more.
+// their histogram, and then decides. Where neighbours count, pixels get a strength first: of the strong ones those pass
+// that do not stand alone, and of the weak ones those near them. What passes is dilated. Reads the frame once, and the
+// pixels that pass once more.
 #pragma once
 
 // Element types of a frame, beside float.
@@ -17,6 +19,15 @@ inline float number(Bfloat16 x) {
 }
 
 inline uint8_t exceeds(float change, float threshold) { return !(std::fabs(change) <= threshold); }
+
+inline bool asks_neighbours(const Enter& e) { return e.reach > 0 || e.neighbours > 0; }
+
+// Whether a pixel passes or, where its neighbours count, its strength.
+inline uint8_t judge(const Enter& e, float change, float threshold) {
+  const uint8_t strong = exceeds(change, threshold);
+  if (!asks_neighbours(e)) return strong;
+  return exceeds(change, threshold * e.weak) + strong + exceeds(change, FLT_MAX);
+}
 
 // F is the frame's type, V that of what was propagated last: a uint8 frame is compared with the last raw frame.
 template <class F, class V>
@@ -48,7 +59,7 @@ struct Compare {
     return x;
   }
 
-  // passed[x]: whether pixel (n, y, x) differs at all, or by more than the threshold in any channel.
+  // passed[x]: whether pixel (n, y, x) differs at all, or what the gate makes of its largest change of a channel.
   void row(int64_t n, int64_t y, uint8_t* passed) const {
     std::memset(passed, 0, e.columns);
     const bool plain = !e.gated && e.channels == 3 && last_pitch == 3 && e.stride[3] == 1;
@@ -57,8 +68,10 @@ struct Compare {
       const F* f = frame_row(n, c, y);
       const V* old = last_row(n, c, y);
       if (e.gated) {
-        for (int64_t x = 0; x < e.columns; ++x)
-          passed[x] |= exceeds(number(f[x * e.stride[3]]) - number(old[x * last_pitch]), e.threshold);
+        for (int64_t x = 0; x < e.columns; ++x) {
+          const uint8_t found = judge(e, number(f[x * e.stride[3]]) - number(old[x * last_pitch]), e.threshold);
+          if (found > passed[x]) passed[x] = found;
+        }
       } else {
         for (int64_t x = start; x < e.columns; ++x)
           passed[x] |= !(number(f[x * e.stride[3]]) == number(old[x * last_pitch]));
@@ -138,6 +151,26 @@ inline void dilate_mask(uint8_t* mask, int64_t rows, int64_t columns, int64_t re
   }
 }
 
+// Strengths become whether a pixel passes.
+inline void ask_neighbours(const Enter& e, uint8_t* mask) {
+  const int64_t plane = e.rows * e.columns;
+  uint8_t* strengths = reinterpret_cast<uint8_t*>(scratch(3, plane / 4 + 1));
+  std::memcpy(strengths, mask, plane);
+  for (int64_t y = 0, p = 0; y < e.rows; ++y)
+    for (int64_t x = 0; x < e.columns; ++x, ++p) {
+      mask[p] = strengths[p] >= kStrong;
+      if (strengths[p] != kStrong || e.neighbours == 0) continue;
+      int64_t around = -1;  // it counts itself
+      for (int64_t i = most(0, y - 1); i < least(e.rows, y + 2); ++i)
+        for (int64_t j = most(0, x - 1); j < least(e.columns, x + 2); ++j)
+          around += strengths[i * e.columns + j] != kStill;
+      mask[p] = around >= e.neighbours;
+    }
+  if (e.reach == 0) return;
+  dilate_mask(mask, e.rows, e.columns, e.reach);
+  for (int64_t p = 0; p < plane; ++p) mask[p] &= strengths[p] != kStill;
+}
+
 // Takes a pixel over: the raw one, if there is one, and its value.
 template <class F, class V>
 void take_pixel(const Enter& e, int64_t n, int64_t y, int64_t x, int64_t p) {
@@ -202,7 +235,7 @@ void adapt(const Enter& e, const Compare<F, L>& compare, int64_t bands) {
     const float* learned = e.learned + n * kLearned;
     const float drift = learned[kDrift] * e.level, limit = learned[kLimit] * e.level;
     for (int64_t p = (n * e.rows + first) * e.columns; p < (n * e.rows + end) * e.columns; ++p)
-      e.mask[p] = exceeds(e.change[p] - drift, limit);
+      e.mask[p] = judge(e, e.change[p] - drift, limit);
   });
 }
 
@@ -218,14 +251,17 @@ int64_t enter_as(const Enter& e, const L* last, int64_t last_pitch) {
       if (e.refresh && e.refresh[n]) return;
       if (e.gated && e.window > 1)
         return compare.window_rows(n, first, end,
-                                   [&](int64_t p, float mean) { e.mask[p] = exceeds(mean, e.threshold); });
+                                   [&](int64_t p, float mean) { e.mask[p] = judge(e, mean, e.threshold); });
       for (int64_t y = first; y < end; ++y) compare.row(n, y, e.mask + (n * e.rows + y) * e.columns);
     });
   spread(e.pool, e.streams, [&](int64_t n) {
     uint8_t* mask = e.mask + n * plane;
     if (e.refresh && e.refresh[n]) std::memset(mask, 1, plane);
     else if (e.forced) std::memcpy(mask, e.forced + n * plane, plane);
-    else if (e.gated && e.dilation > 0) dilate_mask(mask, e.rows, e.columns, e.dilation);
+    else if (e.gated) {
+      if (asks_neighbours(e)) ask_neighbours(e, mask);
+      if (e.dilation > 0) dilate_mask(mask, e.rows, e.columns, e.dilation);
+    }
   });
   std::atomic<int64_t> updated{0};
   spread(e.pool, e.streams * bands, [&](int64_t task) {

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <cfloat>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -167,6 +168,9 @@ struct Enter {
   bool gated;                  // else a pixel passes unless it is equal
   float threshold;             // of the gate, in units of the frame
   int64_t window, dilation;
+  float weak;                  // a share of the threshold: a change above it counts
+  int64_t reach;               // up to so many pixels from a strong one
+  int64_t neighbours;          // a strong one needs so many around it that are weak at least
   float* learned;              // [streams, kLearned] of a gate that adapts, or null
   float* change;               // [streams * rows * columns], and
   int32_t* counts;             // [streams * bands, kBins]: its scratch

@@ -3,7 +3,11 @@
 // Exact: a pixel passes if any channel is not equal to what was propagated last. Gated with window 1: if the largest
 // change of its channels exceeds the threshold; with a larger window: if the change's mean over channels and window
 // does. A gate that adapts first takes the mean change of every pixel, settles each stream's drift and threshold from
-// their histogram, and then decides. What passes is dilated. Reads the frame once, and the pixels that pass once more.
+// their histogram, and then decides. Where neighbours count, pixels get a strength first: of the strong ones those pass
+// that do not stand alone, and of the weak ones those near them. What passes is dilated. Reads the frame once, and the
+// pixels that pass once more.
+#include <cfloat>
+
 #include "launch.cuh"
 #include "pack.cuh"
 
@@ -23,6 +27,15 @@ struct Place {
 
 __device__ inline int pixels_of(const Enter& e) { return e.streams * e.rows * e.columns; }
 __device__ inline bool exceeds(float change, float threshold) { return !(fabsf(change) <= threshold); }
+
+__host__ __device__ inline bool asks_neighbours(const Enter& e) { return e.reach > 0 || e.neighbours > 0; }
+
+// Whether a pixel passes or, where its neighbours count, its strength.
+__device__ inline uint8_t judge(const Enter& e, float change, float threshold) {
+  const uint8_t strong = exceeds(change, threshold);
+  if (!asks_neighbours(e)) return strong;
+  return exceeds(change, threshold * e.weak) + strong + exceeds(change, FLT_MAX);
+}
 
 // F is the frame's type, L that of what was propagated last: a uint8 frame is compared with the last raw frame.
 template <class F, class L>
@@ -46,6 +59,12 @@ struct Compared {
     }
     return passed;
   }
+  __device__ uint8_t judged(const Enter& e) const {  // by its largest change of a channel
+    uint8_t found = 0;
+    for (int c = 0; c < e.channels; ++c)
+      found = max(found, judge(e, number(frame[c * e.stride[1]]) - number(last[c]), e.threshold));
+    return found;
+  }
   __device__ float mean(const Enter& e) const {
     float sum = 0.0f;
     for (int c = 0; c < e.channels; ++c) sum += number(frame[c * e.stride[1]]) - number(last[c]);
@@ -53,7 +72,7 @@ struct Compared {
   }
 };
 
-// The change of each pixel: its mean over the channels for a gate with a window, else whether it passes.
+// The change of each pixel: its mean over the channels for a gate with a window, else what the gate makes of it.
 template <class F, class L>
 __global__ void __launch_bounds__(kThreads) change_kernel(const __grid_constant__ Enter e) {
   begin_kernel();
@@ -65,7 +84,7 @@ __global__ void __launch_bounds__(kThreads) change_kernel(const __grid_constant_
   else if (e.learned != nullptr)
     e.change[p] = pixel.mean(e);
   else
-    e.passed[p] = pixel.passes(e);
+    e.passed[p] = pixel.judged(e);
 }
 
 // The mean over the window, of which only what lies in the frame counts. Summed anew for every pixel: a running sum
@@ -85,7 +104,7 @@ __global__ void __launch_bounds__(kThreads) window_kernel(const __grid_constant_
   if (e.learned != nullptr)
     e.change[p] = mean;
   else
-    e.passed[p] = exceeds(mean, e.threshold);
+    e.passed[p] = judge(e, mean, e.threshold);
 }
 
 // The histogram of a stream's changes, by `each` blocks; what is not finite is left out.
@@ -125,7 +144,42 @@ __global__ void __launch_bounds__(kThreads) decide_kernel(const __grid_constant_
   const int p = blockIdx.x * kThreads + threadIdx.x;
   if (p >= pixels_of(e)) return;
   const float* learned = e.learned + Place(e, p).n * kLearned;
-  e.passed[p] = exceeds(e.change[p] - learned[kDrift] * e.level, learned[kLimit] * e.level);
+  e.passed[p] = judge(e, e.change[p] - learned[kDrift] * e.level, learned[kLimit] * e.level);
+}
+
+// Of the strong pixels, those that do not stand alone: the second half of `passed`.
+__global__ void __launch_bounds__(kThreads) strong_kernel(const __grid_constant__ Enter e) {
+  begin_kernel();
+  const int p = blockIdx.x * kThreads + threadIdx.x;
+  if (p >= pixels_of(e)) return;
+  bool strong = e.passed[p] >= kStrong;
+  if (e.passed[p] == kStrong && e.neighbours > 0) {
+    const Place at(e, p);
+    const uint8_t* stream = e.passed + at.n * e.rows * e.columns;
+    int around = -1;  // it counts itself
+    for (int y = max(0, at.y - 1); y < min(e.rows, at.y + 2); ++y)
+      for (int x = max(0, at.x - 1); x < min(e.columns, at.x + 2); ++x) around += stream[y * e.columns + x] != kStill;
+    strong = around >= e.neighbours;
+  }
+  e.passed[pixels_of(e) + p] = strong;
+}
+
+// Those, and the weak ones near them: strengths become whether a pixel passes. Few pixels are weak, so that each looks
+// around by itself.
+__global__ void __launch_bounds__(kThreads) weak_kernel(const __grid_constant__ Enter e) {
+  begin_kernel();
+  const int p = blockIdx.x * kThreads + threadIdx.x;
+  if (p >= pixels_of(e)) return;
+  const uint8_t* strong = e.passed + pixels_of(e);
+  bool passed = strong[p] != 0;
+  if (!passed && e.reach > 0 && e.passed[p] != kStill) {
+    const Place at(e, p);
+    strong += at.n * e.rows * e.columns;
+    for (int y = max(0, at.y - e.reach); y < min(e.rows, at.y + e.reach + 1); ++y)
+      for (int x = max(0, at.x - e.reach); x < min(e.columns, at.x + e.reach + 1); ++x)
+        passed |= strong[y * e.columns + x] != 0;
+  }
+  e.passed[p] = passed;
 }
 
 // Dilation along the rows; that across them is left to take_kernel.
@@ -202,7 +256,7 @@ cudaError_t enter_as(const Enter& e, cudaStream_t stream) {
   const auto next = [&](auto kernel, const auto&... more) {
     if (error == cudaSuccess) error = launch(kernel, Blocks{blocks, kThreads, 0}, stream, e, more...);
   };
-  const bool compares = !e.gated || (e.window == 1 && e.dilation == 0 && e.learned == nullptr);
+  const bool compares = !e.gated || (e.window == 1 && e.dilation == 0 && e.learned == nullptr && !asks_neighbours(e));
   if (!compares && e.forced == nullptr) {
     next(&change_kernel<F, L>);
     if (e.window > 1) next(&window_kernel);
@@ -212,6 +266,10 @@ cudaError_t enter_as(const Enter& e, cudaStream_t stream) {
         error = launch(&count_kernel, Blocks{int64_t{e.streams} * each, kThreads, 0}, stream, e, each);
       if (error == cudaSuccess) error = launch(&learn_kernel, Blocks{e.streams, kThreads, 0}, stream, e);
       next(&decide_kernel);
+    }
+    if (asks_neighbours(e)) {
+      next(&strong_kernel);
+      next(&weak_kernel);
     }
     if (e.dilation > 0) next(&dilate_kernel);
   }

@@ -244,13 +244,16 @@ struct Enter {
   bool gated;               // else a pixel passes unless it is equal
   float threshold;          // of the gate, in units of the frame
   int32_t window, dilation;
+  float weak;               // a share of the threshold: a change above it counts
+  int32_t reach;            // up to so many pixels from a strong one
+  int32_t neighbours;       // a strong one needs so many around it that are weak at least
   float* learned;           // [streams, kLearned] of a gate that adapts, or null
   float* change;            // [pixels], and
   int32_t* counts;          // [streams, kBins]: its scratch
   float level, least;       // its units: one grey level of the frame; and its threshold, in grey levels
   float noise, drift;       // how many times the noise the threshold is, and the largest drift
   float* mean;              // [pixels], scratch of a gate with a window
-  uint8_t* passed;          // [2, pixels], scratch of a gate with a window or dilation
+  uint8_t* passed;          // [2, pixels], scratch of a gate that does not decide pixel by pixel
   uint8_t* mask;            // [streams * rows * columns]
   const uint8_t* forced;    // or null
   const uint8_t* strip;     // [pixels] that pass in any case, or null

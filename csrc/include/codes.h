@@ -22,6 +22,10 @@ enum class Operand : int32_t {
   pixel_gate,   // row p has one channel, for all channels of pixel p
 };
 
+// How strongly a pixel of a frame changed, for a gate that looks at its neighbours too: in units of its thresholds, from
+// none to not finite. What is not finite always passes.
+enum Strength : uint8_t { kStill, kWeak, kStrong, kBoundless };
+
 enum class Norm : int32_t { rms, max };
 
 }  // namespace deltafx

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from deltafx.plan import Plan
 
 
-UNGATED = (False, 0.0, 1, 0, 0.0, 0.0, 0.0, None, None)
+UNGATED = (False, 0.0, 1, 0, 1.0, 0, 0, 0.0, 0.0, 0.0, None, None)
 
 
 class InputKernel:
@@ -48,7 +48,7 @@ class InputKernel:
         gated: tuple[Any, ...] = UNGATED
         if gate is not None:
             level = plan.grey_level(node.path, gate, frame)
-            how = (gate.window, gate.dilation, gate.noise, gate.drift)
+            how = (gate.window, gate.dilation, gate.weak, gate.reach, gate.neighbours, gate.noise, gate.drift)
             gated = (True, gate.threshold * level, *how, level, plan.learned(node), self.change)
         forced, known = plan.forced(leaf.mask), plan.known_changes(node, leaf, frame)
         mask = known if forced is None else forced

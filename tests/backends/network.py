@@ -23,6 +23,9 @@ SETTINGS: list[dict[str, Any]] = [
     {"input_gate": deltafx.InputGate(9, window=3, dilation=2, grey_level=0.02), "refresh_every": 5},
     {"input_gate": deltafx.InputGate(6, window=5, dilation=2, noise=3, drift=10)},
     {"input_gate": deltafx.InputGate(6, noise=3), "threshold": 0.1},
+    {"input_gate": deltafx.InputGate(20, weak=0.5, reach=3, neighbours=2), "threshold": 0.1},
+    {"input_gate": deltafx.InputGate(9, window=3, dilation=1, weak=0.4, reach=4)},
+    {"input_gate": deltafx.InputGate(6, window=5, noise=3, drift=10, weak=0.5, reach=2, neighbours=4)},
     {"input_gate": "auto"},
     {"mode": "balanced", "refresh_within": 12},
 ]

@@ -27,7 +27,7 @@ class InputKernel(entering.InputKernel):
         mean = passed = counts = None
         if gate is not None and gate.window > 1:
             mean = torch.empty(leaf.pixels, device=leaf.device)
-        if gate is not None and (gate.window > 1 or gate.dilation > 0 or gate.adapts):
+        if gate is not None and (gate.window > 1 or gate.dilation > 0 or gate.adapts or gate.asks_neighbours):
             passed = torch.empty(2 * leaf.pixels, dtype=torch.uint8, device=leaf.device)
         if gate is not None and gate.adapts:
             counts = torch.zeros(plan.streams, BINS, dtype=torch.int32, device=leaf.device)
