@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <numeric>
 #include <utility>
 
 namespace deltafx {
@@ -109,37 +110,58 @@ int64_t CollectCall::run(const uint8_t* refresh) {
   for (size_t i = 0; i < tallies_.size(); ++i)
     if (tallies_[i][kUpdated] == covering_[i]) job_.refresh = all_streams_.data();
   const int64_t found = sources_.empty() && job_.refresh == nullptr ? 0 : collect(job_);
-  if (found && passes_on_) std::memcpy(mask_, job_.candidates, pixels_);
   tally_[kComputed] = found;
   tally_[kComputedSum] += found;
   tally_[kFrames] += 1;
-  count_updated(tally_, passes_on_ ? found : 0);
+  count_updated(tally_, found && passes_on_ ? pass_on(found, refresh) : 0);
   return found;
+}
+
+int64_t CollectCall::pass_on(int64_t found, const uint8_t* refresh) {
+  std::memcpy(mask_, job_.candidates, pixels_);
+  if (!forced_) return found;
+  const int64_t of_stream = pixels_ / job_.streams;
+  for (int64_t n = 0; n < job_.streams; ++n)
+    for (int64_t p = n * of_stream; p < (n + 1) * of_stream && !(refresh && refresh[n]); ++p) mask_[p] &= forced_[p] != 0;
+  return std::accumulate(mask_, mask_ + pixels_, int64_t{0});
+}
+
+void CollectCall::force(const std::optional<Tensor>& forced) {
+  forced_ = data<uint8_t>(forced, at::kByte, pixels_, "forced");
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 
+// The steps of a kernel. Operands of a pixel or a stream are refused where nothing says how many `pixels` there are.
+static std::vector<Step> steps_of(at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers,
+                                  int64_t channels, int64_t pixels = 0, int64_t streams = 0) {
+  TORCH_CHECK_VALUE(steps.size() == numbers.size(), "steps: a code and a kind, and two numbers, for each step");
+  std::vector<Step> result;
+  size_t operand = 0;
+  for (size_t i = 0; i < steps.size(); i += 2) {
+    Step step{static_cast<Code>(steps[i]), static_cast<Operand>(steps[i + 1]), {}, static_cast<float>(numbers[i]),
+              static_cast<float>(numbers[i + 1])};
+    TORCH_CHECK_VALUE((step.code >= Code::add) == (step.kind != Operand::none), "steps: a code and its operand");
+    if (step.kind != Operand::none && step.kind != Operand::number) {
+      TORCH_CHECK_VALUE(operand < operands.size(), "operands: fewer than the steps name");
+      TORCH_CHECK_VALUE(step.kind == Operand::per_channel || pixels > 0, "steps: an operand of a map that is not stored");
+      const Tensor& tensor = operands[operand++];
+      step.operand = matrix(tensor, "operand");
+      const int64_t rows = step.kind == Operand::per_channel ? 1 : step.kind == Operand::per_stream ? streams : pixels;
+      const int64_t width = step.kind == Operand::pixel_gate ? 1 : channels;
+      TORCH_CHECK_VALUE(tensor.size(0) == rows && tensor.size(1) == width, "operand: [", rows, ", ", width,
+                        "] is needed; got ", tensor.sizes());
+    }
+    result.push_back(step);
+  }
+  return result;
+}
+
 Call::Call(const Ending& e, Kernel kernel) : kernel_(std::move(kernel)) {
   const int64_t streams = e.streams;
   pixels_ = e.out.size(0);
-  TORCH_CHECK_VALUE(e.steps.size() == e.numbers.size(), "steps: a code and a kind, and two numbers, for each step");
   TORCH_CHECK_VALUE(streams > 0 && pixels_ % streams == 0, "out: ", pixels_, " pixels for ", streams, " streams");
-  size_t operand = 0;
-  for (size_t i = 0; i < e.steps.size(); i += 2) {
-    Step step{static_cast<Code>(e.steps[i]), static_cast<Operand>(e.steps[i + 1]), {},
-              static_cast<float>(e.numbers[i]), static_cast<float>(e.numbers[i + 1])};
-    TORCH_CHECK_VALUE((step.code >= Code::add) == (step.kind != Operand::none), "steps: a code and its operand");
-    if (step.kind != Operand::none && step.kind != Operand::number) {
-      TORCH_CHECK_VALUE(operand < e.operands.size(), "operands: fewer than the steps name");
-      const Tensor& tensor = e.operands[operand++];
-      step.operand = matrix(tensor, "operand");
-      const int64_t rows = step.kind == Operand::per_channel ? 1 : step.kind == Operand::per_stream ? streams : pixels_;
-      const int64_t channels = step.kind == Operand::pixel_gate ? 1 : e.out.size(1);
-      TORCH_CHECK_VALUE(tensor.size(0) == rows && tensor.size(1) == channels, "operand: [", rows, ", ", channels,
-                        "] is needed; got ", tensor.sizes());
-    }
-    steps_.push_back(step);
-  }
+  steps_ = steps_of(e.operands, e.steps, e.numbers, e.out.size(1), pixels_, streams);
   job_ = {data<int32_t>(e.pixels, at::kInt, pixels_, "pixels"), 0, {}, {}};
   job_.commit = {steps_.data(), static_cast<int64_t>(steps_.size()), matrix(e.out, "out"),
                  data<uint8_t>(e.mask, at::kByte, pixels_, "mask"), nullptr, nullptr, pixels_ / streams,
@@ -184,6 +206,83 @@ Call depthwise_call(const Ending& ending, const Tensor& x, const Tensor& weight,
       from, window, data<float>(weight, at::kFloat, window.kernel_rows * window.kernel_columns * channels, "weight"),
       data<float>(bias, at::kFloat, channels, "bias")};
   return Call(ending, [depthwise, &k](const Job& job) { return k.depthwise(depthwise, job); });
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+
+namespace {
+
+// What a separable call points to, which stays where it is.
+struct SeparableParts {
+  std::vector<Step> expand_steps, depthwise_steps;
+  std::vector<Piece> expand_pieces, project_pieces;
+  std::vector<int64_t> spans;
+  std::vector<int32_t> counting;
+  Conv expand;
+  int64_t expanded_pixels = 0;
+
+  // The window of a 1x1 convolution.
+  Window same(int64_t rows, int64_t columns) const {
+    return {counting.data(), counting.data(), 1, 1, rows, columns, rows, columns, {0, rows, 0, 1, 1}, {0, columns, 0, 1, 1}};
+  }
+
+  Conv pointwise(const Matrix& x, const Window& window, std::vector<Piece>& pieces, const Tensor& weight,
+                 const std::optional<Tensor>& bias, int64_t out, int64_t panel) {
+    pieces = pieces_of(window, x.pitch, x.channels);
+    const int64_t size = (out + panel - 1) / panel * x.channels * panel;
+    return {x, window, pieces.data(), static_cast<int64_t>(pieces.size()), data<float>(weight, at::kFloat, size, "weight"),
+            data<float>(bias, at::kFloat, out, "bias"), 1, x.channels, out};
+  }
+};
+
+Between between_of(const std::vector<Step>& steps, Dtype dtype) {
+  return {steps.data(), static_cast<int64_t>(steps.size()), dtype};
+}
+
+}  // namespace
+
+Call separable_call(const Ending& ending, const Tensor& x, const std::optional<Layer>& expand,
+                    const std::optional<Tensor>& expanded, const Layer& depthwise, const Tensor& weight,
+                    const std::optional<Tensor>& bias, const Tensor& rows, const Tensor& columns, int64_t in_rows,
+                    int64_t in_columns) {
+  const Kernels& k = kernels(ending.isa);
+  const Window window = window_of(rows, columns, in_rows, in_columns);
+  const Matrix from = matrix(x, "x");
+  const auto& [taps, shifts, operands, steps, numbers] = depthwise;
+  const int64_t channels = taps.size(1);
+  TORCH_CHECK_VALUE(expand ? expanded.has_value() : from.channels == channels, "separable: ", from.channels,
+                    " channels in, ", channels, " filtered");
+  constexpr int64_t kTilePixels = 1024;  // more than a tile has
+  const auto parts = std::make_shared<SeparableParts>();
+  parts->counting.resize(std::max({kTilePixels, in_rows, in_columns}));
+  std::iota(parts->counting.begin(), parts->counting.end(), 0);
+  Separable kernel{};
+  int64_t* tally = nullptr;
+  if (expand) {
+    const auto& [own, own_bias, own_operands, own_steps, own_numbers] = *expand;
+    parts->expand_steps = steps_of(own_operands, own_steps, own_numbers, channels);
+    parts->expand = parts->pointwise(from, parts->same(in_rows, in_columns), parts->expand_pieces, own, own_bias, channels, k.panel);
+    parts->spans = spans_of(window);
+    kernel.expand = &parts->expand, kernel.spans = parts->spans.data();
+    kernel.expanded = between_of(parts->expand_steps, from.dtype);
+    kernel.expanded_pixels = &parts->expanded_pixels;
+    tally = data<int64_t>(expanded, at::kLong, kTallySize, "expanded");
+  }
+  parts->depthwise_steps = steps_of(operands, steps, numbers, channels);
+  kernel.depthwise = {expand ? Matrix{nullptr, 0, channels, Dtype::float32} : from, window,
+                      data<float>(taps, at::kFloat, window.kernel_rows * window.kernel_columns * channels, "taps"),
+                      data<float>(shifts, at::kFloat, channels, "shifts")};
+  kernel.filtered = between_of(parts->depthwise_steps, from.dtype);
+  kernel.project = parts->pointwise({nullptr, channels, channels, Dtype::float32}, parts->same(1, kTilePixels),
+                                    parts->project_pieces, weight, bias, ending.out.size(1), k.panel);
+  return Call(ending, [kernel, parts, tally, &k](const Job& job) {
+    const int64_t updated = k.separable(kernel, job);
+    if (tally) {  // more than were in the list: what the windows of updated pixels read is computed anew
+      tally[kComputedSum] += parts->expanded_pixels - tally[kComputed];
+      tally[kComputed] = parts->expanded_pixels;
+    }
+    return updated;
+  });
 }
 
 Call pool_call(const Ending& ending, const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,

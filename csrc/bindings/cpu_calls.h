@@ -8,6 +8,7 @@
 
 #include <functional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "../cpu/collect.h"
@@ -51,14 +52,19 @@ class CollectCall {
               const Tensor& candidates, const Tensor& pixels, const Tensor& mask, const Tensor& tally);
   // Returns how many there are. `refresh` is as `refreshing` gives it.
   int64_t run(const uint8_t* refresh);
+  // What is prescribed to be passed on, of what was found; a refresh passes on everything.
+  void force(const std::optional<Tensor>& forced);
 
  private:
+  int64_t pass_on(int64_t found, const uint8_t* refresh);
+
   std::vector<cpu::Source> all_sources_, sources_;
   std::vector<const int64_t*> tallies_;  // of the sources
   std::vector<int64_t> covering_;        // of the sources: how many updated pixels are sure to reach every output
   std::vector<uint8_t> all_streams_;     // flags, all set
   cpu::Collect job_;
   bool passes_on_;
+  const uint8_t* forced_ = nullptr;
   int64_t pixels_;
   uint8_t* mask_;
   int64_t* tally_;
@@ -102,6 +108,14 @@ Call convolve_call(const Ending& ending, const Tensor& x, const Tensor& weight, 
                    int64_t groups, const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns);
 Call depthwise_call(const Ending& ending, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                     const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns);
+// A layer whose map is not stored: weight, bias, and the operands, codes and numbers of its steps.
+using Layer = std::tuple<Tensor, std::optional<Tensor>, std::vector<Tensor>, std::vector<int64_t>, std::vector<double>>;
+// `expanded` is the tally of the expansion's node. The window is the depthwise convolution's, weight and bias are the
+// projection's.
+Call separable_call(const Ending& ending, const Tensor& x, const std::optional<Layer>& expand,
+                    const std::optional<Tensor>& expanded, const Layer& depthwise, const Tensor& weight,
+                    const std::optional<Tensor>& bias, const Tensor& rows, const Tensor& columns, int64_t in_rows,
+                    int64_t in_columns);
 Call pool_call(const Ending& ending, const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,
                const std::optional<Tensor>& column_share, const Tensor& rows, const Tensor& columns, int64_t in_rows,
                int64_t in_columns);

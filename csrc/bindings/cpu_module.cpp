@@ -88,6 +88,7 @@ PYBIND11_MODULE(_cpu, m) {
       .def("collect", &collect)
       .def("convolve", appends(&deltafx::convolve_call))
       .def("depthwise", appends(&deltafx::depthwise_call))
+      .def("separable", appends(&deltafx::separable_call))
       .def("pool", appends(&deltafx::pool_call))
       .def("copy", appends(&deltafx::copy_call))
       .def("reduce", appends(&deltafx::reduce_call))

@@ -25,8 +25,10 @@ void Program::append(Call call) {
 }
 
 void Program::force(int64_t node, const std::optional<Tensor>& forced) {
-  for (auto& part : nodes_.at(node).parts)
+  for (auto& part : nodes_.at(node).parts) {
+    part.collect.force(forced);
     for (Call& call : part.calls) call.force(forced);
+  }
 }
 
 const uint8_t* Program::refresh_of(const ProgramNode& node) {

@@ -10,9 +10,10 @@
 #include "taps.h"
 #include "conv.h"
 #include "depthwise.h"
+#include "separable.h"
 #include "pool.h"
 #include "reduce.h"
 #include "enter.h"
 
 extern const Kernels kKernels;
-const Kernels kKernels = {kName, kPanelVecs * Vec::width, convolve, depthwise, pool, copy, reduce, enter};
+const Kernels kKernels = {kName, kPanelVecs * Vec::width, convolve, depthwise, separable, pool, copy, reduce, enter};

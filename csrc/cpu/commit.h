@@ -9,15 +9,15 @@ struct Bounds {
   Vec operator()(Vec x) const { return clamp(x, low, high); }
 };
 
-// Takes the first step from the commit if it is one that bounds.
-inline Bounds take_bounds(Commit& commit) {
+// Takes the first step from those of a kernel if it is one that bounds.
+inline Bounds take_bounds(const Step*& steps, int64_t& count) {
   Bounds bounds;
-  if (commit.step_count == 0) return bounds;
-  const Step& first = commit.steps[0];
+  if (count == 0) return bounds;
+  const Step& first = steps[0];
   if (first.code == Code::relu) bounds.low = Vec::all(0.0f);
   else if (first.code == Code::clamp) bounds.low = Vec::all(first.a), bounds.high = Vec::all(first.b);
   else return bounds;
-  ++commit.steps, --commit.step_count;
+  ++steps, --count;
   return bounds;
 }
 

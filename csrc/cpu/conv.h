@@ -35,8 +35,8 @@ constexpr int kParts = 4;  // in which the next panel is fetched, one with each 
 
 // Memory that many calls of a microkernel fetch, each a part; with every term of its sum, a few bytes.
 struct Region {
-  const char* from;
-  int64_t size, of_call;
+  const char* from = nullptr;
+  int64_t size = 0, of_call = 0;
 
   static Region of(const void* from, int64_t size, int64_t calls) {
     return {static_cast<const char*>(from), size, divide_up(size, calls)};
@@ -257,28 +257,36 @@ inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const
   else multiply_blocks<kPanelVecs>(tile, pass, blocks, call, weight, next, bias, channel, bounds);
 }
 
-// The input that pixels after `place` read and others before them do not: that of the window's last row.
+// The input that pixels after `pixel` read and others before them do not: that of the window's last row.
 template <class T>
-Region input_after(const Conv& conv, const Place& place, int rows, int64_t calls) {
+Region input_after(const Conv& conv, int32_t pixel, int rows, int64_t calls) {
   const Window& w = conv.window;
-  if (!w.y.has(place.y) || !w.x.has(place.x)) return {nullptr, 0, 0};
+  const Place place = Place().at(pixel, w);
+  if (!w.y.has(place.y) || !w.x.has(place.x)) return {};
   const int64_t row = w.y.first(place.y) + (w.kernel_rows - 1) * w.y.step;
   const int64_t column = w.x.first(place.x) + (w.kernel_columns - 1) * w.x.step + w.x.stride;
   const T* x = static_cast<const T*>(conv.x.data) + ((place.n * w.in_rows + row) * w.in_columns + column) * conv.x.pitch;
   return Region::of(x, static_cast<int64_t>(rows * w.x.stride * conv.x.pitch * sizeof(T)), calls);
 }
 
-// Computes panels [first, end) of a few pixels into their tile.
-template <class T>
-void convolve_rows(const Conv& conv, const Commit& commit, const Bounds& bounds, const int32_t* pixels, int rows,
-                   bool weights_near, int64_t first, int64_t end, float* values, int64_t stride) {
-  const int64_t panels = conv.groups * divide_up(conv.out_per_group, kPanel), calls = panels * divide_up(rows, kTileRows);
-  Tile tile{rows, values, stride, {nullptr, 0, 0}, {}};
-  if (weights_near) tile.input = input_after<T>(conv, Place().at(pixels[rows - 1], conv.window), rows, calls);
-  tile.old.add(commit.out, pixels, rows, calls);
-  for (int64_t i = 0; i < commit.step_count; ++i)
-    if (commit.steps[i].kind == Operand::per_pixel) tile.old.add(commit.steps[i].operand, pixels, rows, calls);
+// Multiplications of a block with a panel.
+inline int64_t calls_of(const Conv& conv, int rows) {
+  return conv.groups * divide_up(conv.out_per_group, kPanel) * divide_up(rows, kTileRows);
+}
 
+// What the commit of a tile will read.
+inline Regions compared(const Commit& commit, const int32_t* pixels, int rows, int64_t calls) {
+  Regions old;
+  old.add(commit.out, pixels, rows, calls);
+  for (int64_t i = 0; i < commit.step_count; ++i)
+    if (commit.steps[i].kind == Operand::per_pixel) old.add(commit.steps[i].operand, pixels, rows, calls);
+  return old;
+}
+
+// Computes panels [first, end) of the pixels of a tile.
+template <class T>
+void convolve_rows(const Conv& conv, const Bounds& bounds, const int32_t* pixels, int64_t first, int64_t end, const Tile& tile) {
+  const int rows = tile.rows;
   const int64_t spare_size = kTileRows * kDepth;  // of a block
   float* spare = scratch(1, kBlocks * spare_size);
   const float** pointers = reinterpret_cast<const float**>(scratch(4, 2 * kBlocks * spare_size));
@@ -305,7 +313,7 @@ void convolve_rows(const Conv& conv, const Commit& commit, const Bounds& bounds,
 
 template <class T>
 int64_t convolve_as(const Conv& conv, Job job) {
-  const Bounds bounds = take_bounds(job.commit);
+  const Bounds bounds = take_bounds(job.commit.steps, job.commit.step_count);
   const int64_t depth = conv.in_per_group * conv.window.kernel_rows * conv.window.kernel_columns;
   const int64_t panels = divide_up(conv.out_per_group, kPanel), weights = depth * conv.out_per_group;
   const int64_t threads = job.pool.threads;
@@ -317,8 +325,8 @@ int64_t convolve_as(const Conv& conv, Job job) {
     const int64_t stride = tile_stride(job.commit.out.channels), share = divide_up(panels, threads);
     float* tile = scratch(0, rows * stride);
     spread(job.pool, divide_up(panels, share), [&](int64_t part) {
-      convolve_rows<T>(conv, job.commit, bounds, job.pixels, rows, false, part * share,
-                       least(panels, (part + 1) * share), tile, stride);
+      convolve_rows<T>(conv, bounds, job.pixels, part * share, least(panels, (part + 1) * share),
+                       {rows, tile, stride, {}, compared(job.commit, job.pixels, rows, calls_of(conv, rows))});
     });
     return commit_shared(job, tile, stride, rows);
   }
@@ -328,8 +336,10 @@ int64_t convolve_as(const Conv& conv, Job job) {
   const int64_t together = near ? most(kTileRows, few) : weights > 2 * kShared ? kRows : kFewRows;
   return for_each_tile(job, kTileRows, together, weights * conv.groups,
                        [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool first) {
-                         const bool weights_near = near && !first;
-                         convolve_rows<T>(conv, job.commit, bounds, pixels, rows, weights_near, 0, panels, tile, stride);
+                         const int64_t calls = calls_of(conv, rows);
+                         const Region input = near && !first ? input_after<T>(conv, pixels[rows - 1], rows, calls) : Region{};
+                         convolve_rows<T>(conv, bounds, pixels, 0, panels,
+                                          {rows, tile, stride, input, compared(job.commit, pixels, rows, calls)});
                        });
 }
 

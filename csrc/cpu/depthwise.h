@@ -17,32 +17,35 @@ void depthwise_pixel(const Depthwise& d, const Bounds& bounds, const Tap<T>* tap
   });
 }
 
-// Where the taps of a run's pixels lie: elements between taps of a column, taps of a row, and pixels.
+// Where the taps of a run's pixels lie: elements between taps of a row, and pixels.
 struct Steps {
-  int64_t row, tap, pixel;
+  int64_t tap, pixel;
   int64_t old;  // bytes between the old values of pixels
 };
 
 constexpr int64_t kAhead = 1024;  // channels between what is read and what is fetched
 
-// P pixels of a run, of which `x` is the first tap. With S > 0 pixels are S taps apart, and what several read is loaded once.
-template <class T, int K, int S, int P>
-void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, const char* old, float* tile,
-                   int64_t stride) {
+// P pixels of a run; `lines` has the first tap in each of K rows. With S > 0 pixels are S taps apart, and what several
+// read is loaded once. What comes next in a map that is far is fetched, and the old values at `old`, unless that is null.
+template <class T, int K, int S, int P, bool kFar>
+void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* const* lines, const Steps& steps, const char* old,
+                   float* tile, int64_t stride) {
   // Copies, which stay in registers whatever is stored.
-  const int64_t channels = d.x.channels, row = steps.row, tap = steps.tap, pixel = steps.pixel;
-  const int64_t old_pixel = steps.old, ahead = divide_up(kAhead, channels) * pixel + (K - 1) * (row + tap);
+  const int64_t channels = d.x.channels, tap = steps.tap, pixel = steps.pixel;
+  const int64_t old_pixel = steps.old, ahead = divide_up(kAhead, channels) * pixel + (K - 1) * tap;
   const float* const weights = d.weight;
   const float* const biases = d.bias;
   const Bounds within = bounds;
+  const T* starts[K];
+  for (int i = 0; i < K; ++i) starts[i] = lines[i];
   const auto compute = [=](int64_t c, auto load) {
     Vec weight[K * K], sum[P];
     for (int t = 0; t < K * K; ++t) weight[t] = load(weights + t * channels + c);
     const Vec bias = biases ? load(biases + c) : Vec::all(0.0f);
     for (int p = 0; p < P; ++p) sum[p] = bias;
-    const T* line = x + c;
 #pragma GCC unroll 5
-    for (int i = 0; i < K; ++i, line += row) {
+    for (int i = 0; i < K; ++i) {
+      const T* const line = starts[i] + c;
       const T* from = line;
 #pragma GCC unroll 16
       for (int q = 0; q < (S > 0 ? (P - 1) * S + K : P * K); ++q) {
@@ -56,9 +59,9 @@ void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* x, const S
       }
     }
     // The window's last rows have what others before did not read.
-    for (int i = 0; i < (S == 2 ? 2 : 1); ++i)
-      for (int p = 0; p < P * (S > 0 ? S : 1); ++p) __builtin_prefetch(x + c + ahead + p * tap - i * row, 0, 2);
-    for (int p = 0; p < P; ++p) __builtin_prefetch(old + p * old_pixel + c * sizeof(T), 1, 3);
+    for (int i = 0; kFar && i < (S == 2 ? 2 : 1); ++i)
+      for (int p = 0; p < P * (S > 0 ? S : 1); ++p) __builtin_prefetch(starts[K - 1 - i] + c + ahead + p * tap, 0, 2);
+    for (int p = 0; old && p < P; ++p) __builtin_prefetch(old + p * old_pixel + c * sizeof(T), 1, 3);
     for (int p = 0; p < P; ++p) within(sum[p]).store(tile + p * stride + c);
   };
   int64_t c = 0;
@@ -67,23 +70,34 @@ void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* x, const S
   if (rest > 0) compute(c, [rest](const auto* p) { return Vec::load(p, rest); });
 }
 
-template <class T, int K, int S>
-void depthwise_run(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, const char* old, int count, float* tile,
-                   int64_t stride) {
+template <class T, int K, int S, bool kFar>
+void depthwise_run(const Depthwise& d, const Bounds& bounds, const T** lines, const Steps& steps, const char* old, int count,
+                   float* tile, int64_t stride) {
   constexpr int together = 4;
+  const auto next = [&](int pixels) {
+    for (int i = 0; i < K; ++i) lines[i] += pixels * steps.pixel;
+    if (old) old += pixels * steps.old;
+    tile += pixels * stride;
+  };
   int p = 0;
-  for (; p + together <= count; p += together)
-    depthwise_few<T, K, S, together>(d, bounds, x + p * steps.pixel, steps, old + p * steps.old, tile + p * stride, stride);
-  for (; p < count; ++p)
-    depthwise_few<T, K, S, 1>(d, bounds, x + p * steps.pixel, steps, old + p * steps.old, tile + p * stride, stride);
+  for (; p + together <= count; p += together, next(together))
+    depthwise_few<T, K, S, together, kFar>(d, bounds, lines, steps, old, tile, stride);
+  for (; p < count; ++p, next(1)) depthwise_few<T, K, S, 1, kFar>(d, bounds, lines, steps, old, tile, stride);
 }
 
-template <class T, int K>
-void depthwise_run(const Depthwise& d, const Bounds& bounds, const T* x, const Steps& steps, const char* old, int count, float* tile,
-                   int64_t stride) {
-  if (steps.pixel == steps.tap) return depthwise_run<T, K, 1>(d, bounds, x, steps, old, count, tile, stride);
-  if (steps.pixel == 2 * steps.tap) return depthwise_run<T, K, 2>(d, bounds, x, steps, old, count, tile, stride);
-  depthwise_run<T, K, 0>(d, bounds, x, steps, old, count, tile, stride);
+// A run of pixels inside, from `place` on.
+template <class T, int K, class Lines>
+void depthwise_run(const Depthwise& d, const Bounds& bounds, const Lines& map, const Place& place, const char* old,
+                   int64_t old_pixel, int count, float* tile, int64_t stride) {
+  const Window& w = d.window;
+  const Steps steps{w.x.step * map.pitch, w.x.stride * map.pitch, old_pixel};
+  const T* lines[K];
+  for (int i = 0; i < K; ++i)
+    lines[i] = map.line(place.n, w.y.first(place.y) + i * w.y.step) + w.x.first(place.x) * map.pitch;
+  constexpr bool kFar = Lines::kFar;
+  if (w.x.stride == w.x.step) return depthwise_run<T, K, 1, kFar>(d, bounds, lines, steps, old, count, tile, stride);
+  if (w.x.stride == 2 * w.x.step) return depthwise_run<T, K, 2, kFar>(d, bounds, lines, steps, old, count, tile, stride);
+  depthwise_run<T, K, 0, kFar>(d, bounds, lines, steps, old, count, tile, stride);
 }
 
 // How many of the listed pixels follow each other in the inner part of one image row.
@@ -95,35 +109,39 @@ inline int run_length(const Window& w, const Place& place, const int32_t* pixels
   return n;
 }
 
+// The new values of some pixels. `old` has what is compared with them, or nothing.
+template <class T, class Lines>
+void depthwise_rows(const Depthwise& d, const Bounds& bounds, const Lines& map, const Matrix& old, const int32_t* pixels,
+                    int rows, float* tile, int64_t stride) {
+  const Window& w = d.window;
+  const int64_t side = w.kernel_rows == w.kernel_columns ? w.kernel_rows : 0;
+  const int64_t old_pixel = old.pitch * static_cast<int64_t>(sizeof(T));
+  Tap<T>* taps = tap_list<T>(w);
+  Place place;
+  for (int r = 0; r < rows;) {
+    place = place.at(pixels[r], w);
+    const int run = side == 3 || side == 5 ? run_length(w, place, pixels + r, rows - r) : 0;
+    float* to = tile + r * stride;
+    if (run == 0) {
+      depthwise_pixel(d, bounds, taps, list_taps(map, w, place, taps), to);
+      ++r;
+      continue;
+    }
+    const char* before = old.data ? static_cast<const char*>(old.data) + pixels[r] * old_pixel : nullptr;
+    if (side == 3) depthwise_run<T, 3>(d, bounds, map, place, before, old_pixel, run, to, stride);
+    else depthwise_run<T, 5>(d, bounds, map, place, before, old_pixel, run, to, stride);
+    r += run;
+    place = {pixels[r - 1], place.n, place.y, place.x + run - 1};
+  }
+}
+
 template <class T>
 int64_t depthwise_as(const Depthwise& d, Job job) {
-  const Bounds bounds = take_bounds(job.commit);
-  const Window& w = d.window;
-  const int64_t cost = d.x.channels * w.kernel_rows * w.kernel_columns;
-  const int64_t side = w.kernel_rows == w.kernel_columns ? w.kernel_rows : 0;
-  const Matrix& out = job.commit.out;
-  const Steps steps{w.y.step * w.in_columns * d.x.pitch, w.x.step * d.x.pitch, w.x.stride * d.x.pitch,
-                    out.pitch * static_cast<int64_t>(sizeof(T))};
+  const Bounds bounds = take_bounds(job.commit.steps, job.commit.step_count);
+  const int64_t cost = d.x.channels * d.window.kernel_rows * d.window.kernel_columns;
+  const auto map = Stored<T>::of(d.x, d.window);
   return for_each_tile(job, 4, near_rows(d.x.channels), cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool) {
-    Tap<T>* taps = tap_list<T>(w);
-    Place place;
-    for (int r = 0; r < rows;) {
-      place = place.at(pixels[r], w);
-      const int run = side == 3 || side == 5 ? run_length(w, place, pixels + r, rows - r) : 0;
-      float* to = tile + r * stride;
-      if (run == 0) {
-        depthwise_pixel(d, bounds, taps, list_taps(d.x, w, place, taps), to);
-        ++r;
-        continue;
-      }
-      const int64_t first = (place.n * w.in_rows + w.y.first(place.y)) * w.in_columns + w.x.first(place.x);
-      const T* x = static_cast<const T*>(d.x.data) + first * d.x.pitch;
-      const char* old = static_cast<const char*>(out.data) + pixels[r] * steps.old;
-      if (side == 3) depthwise_run<T, 3>(d, bounds, x, steps, old, run, to, stride);
-      else depthwise_run<T, 5>(d, bounds, x, steps, old, run, to, stride);
-      r += run;
-      place = {pixels[r - 1], place.n, place.y, place.x + run - 1};
-    }
+    depthwise_rows<T>(d, bounds, map, job.commit.out, pixels, rows, tile, stride);
   });
 }
 

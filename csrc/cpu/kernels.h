@@ -87,8 +87,8 @@ struct Pool {
 };
 
 // A buffer of the calling thread, kept between calls. Slots are apart from each other: 0 has the tile, 1 what a kernel
-// gathers, 2 and 3 what masks are made of, 4 pointers.
-constexpr int kScratchSlots = 5;
+// gathers, 2 and 3 what masks are made of, 4 pointers, 5 to 8 maps that are not stored.
+constexpr int kScratchSlots = 9;
 float* scratch(int slot, int64_t floats);
 
 struct Job {
@@ -99,7 +99,6 @@ struct Job {
 };
 
 // Each returns how many pixels were updated.
-
 
 // Some terms of a convolution's sum that lie side by side in the input: the channels of a tap, a part of them, or those of
 // neighbouring taps.
@@ -131,6 +130,28 @@ struct Depthwise {
   Window window;
   const float* weight;  // [taps][channels]
   const float* bias;    // [channels], or null
+};
+
+// How pixels end that are computed and not stored: with steps that read nothing of a pixel, in a dtype.
+struct Between {
+  const Step* steps;
+  int64_t step_count;
+  Dtype dtype;
+};
+
+constexpr int64_t kMostBands = 16;  // output rows whose windows are held at once
+
+// How many input rows lie between the first and the last that the windows of 1, 2, ... output rows read, at most.
+std::vector<int64_t> spans_of(const Window& window);
+
+struct Separable {
+  const Conv* expand;        // 1x1; null: the depthwise convolution reads what is stored
+  const int64_t* spans;      // of the depthwise convolution's window
+  Between expanded;          // what it gives, which the depthwise convolution reads instead of its x
+  int64_t* expanded_pixels;  // is set to how many pixels it computed
+  Depthwise depthwise;
+  Between filtered;  // what that gives
+  Conv project;      // 1x1; reads that instead of its x
 };
 
 struct Pool2d {
@@ -188,6 +209,7 @@ struct Kernels {
   int64_t panel;  // channels in a packed panel of Conv::weight
   int64_t (*convolve)(const Conv&, const Job&);
   int64_t (*depthwise)(const Depthwise&, const Job&);
+  int64_t (*separable)(const Separable&, const Job&);
   int64_t (*pool)(const Pool2d&, const Job&);
   int64_t (*copy)(const Matrix&, const Job&);  // row p of the matrix is the new value of pixel p
   int64_t (*reduce)(const Reduce&, const Job&);

@@ -67,6 +67,23 @@ std::vector<Piece> pieces_of(const Window& w, int64_t pitch, int64_t in) {
   return pieces;
 }
 
+std::vector<int64_t> spans_of(const Window& w) {
+  std::vector<int64_t> spans;
+  for (int64_t bands = 1; bands <= kMostBands; ++bands) {
+    int64_t most = 1;
+    for (int64_t y = 0; y + bands <= w.out_rows || y == 0; ++y) {
+      int64_t lowest = w.in_rows, highest = -1;
+      for (int64_t i = y * w.kernel_rows; i < std::min(y + bands, w.out_rows) * w.kernel_rows; ++i) {
+        if (w.rows[i] < 0) continue;
+        lowest = std::min<int64_t>(lowest, w.rows[i]), highest = std::max<int64_t>(highest, w.rows[i]);
+      }
+      most = std::max(most, highest - lowest + 1);
+    }
+    spans.push_back(most);
+  }
+  return spans;
+}
+
 float* scratch(int slot, int64_t floats) {
   constexpr std::align_val_t kLine{64};
   struct Buffer {

@@ -15,6 +15,20 @@ struct Place {
   }
 };
 
+// Where the rows of a map lie that is stored whole.
+template <class T>
+struct Stored {
+  const T* data;
+  int64_t pitch;  // elements from pixel to pixel
+  int64_t rows, columns;
+  static constexpr bool kFar = true;  // it pays to fetch it ahead
+
+  static Stored of(const Matrix& x, const Window& w) {
+    return {static_cast<const T*>(x.data), x.pitch, w.in_rows, w.in_columns};
+  }
+  const T* line(int64_t n, int64_t y) const { return data + (n * rows + y) * columns * pitch; }
+};
+
 template <class T>
 struct Tap {
   const T* x;     // the first channel of the input pixel
@@ -22,16 +36,16 @@ struct Tap {
 };
 
 // Lists the taps of an output pixel that exist, in order; returns how many there are.
-template <class T>
-int list_taps(const Matrix& x, const Window& w, const Place& place, Tap<T>* taps) {
+template <class T, class Lines>
+int list_taps(const Lines& lines, const Window& w, const Place& place, Tap<T>* taps) {
   const int32_t* ys = w.rows + place.y * w.kernel_rows;
   const int32_t* xs = w.columns + place.x * w.kernel_columns;
   int count = 0;
   for (int32_t i = 0; i < w.kernel_rows; ++i) {
     if (ys[i] < 0) continue;
-    const T* row = static_cast<const T*>(x.data) + (place.n * w.in_rows + ys[i]) * w.in_columns * x.pitch;
+    const T* row = lines.line(place.n, ys[i]);
     for (int32_t j = 0; j < w.kernel_columns; ++j)
-      if (xs[j] >= 0) taps[count++] = {row + xs[j] * x.pitch, i, j};
+      if (xs[j] >= 0) taps[count++] = {row + xs[j] * lines.pitch, i, j};
   }
   return count;
 }
@@ -49,10 +63,11 @@ int64_t for_each_row(const Matrix& x, const Window& window, const Job& job, F bo
   const int64_t cost = x.channels * window.kernel_rows * window.kernel_columns;
   return for_each_tile(job, 1, near_rows(x.channels), cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool) {
     Tap<T>* taps = tap_list<T>(window);
+    const auto lines = Stored<T>::of(x, window);
     Place place;
     for (int r = 0; r < rows; ++r) {
       place = place.at(pixels[r], window);
-      body(taps, list_taps(x, window, place, taps), place, tile + r * stride);
+      body(taps, list_taps(lines, window, place, taps), place, tile + r * stride);
     }
   });
 }

@@ -20,30 +20,47 @@ void spread(const Pool& pool, int64_t tasks, F f) {
   pool.run(tasks, [](void* context, int64_t task) { (*static_cast<F*>(context))(task); }, &f);
 }
 
-// fill(pixels, rows, tile, stride, first) writes the new values of `rows` pixels, [rows, channels], into the tile; `first` is
-// the first of a thread.
-// A tile has whole multiples of `whole` pixels, and `rows_at_most`. `cost` is about how many multiplications a pixel takes. Returns how many pixels were updated.
+// A job divided among threads: as many pixels for each, whole multiples of `whole`.
+struct Shares {
+  int64_t threads, size;
+
+  // `cost` is about how many multiplications a pixel takes.
+  static Shares of(const Job& job, int64_t whole, int64_t cost) {
+    const int64_t threads = job.count * cost < kAlone ? 1 : job.pool.threads;
+    return {threads, divide_up(divide_up(job.count, threads), whole) * whole};
+  }
+  // Pixels of a tile, of which a share has tiles of about one size, whole multiples of `whole` and `at_most` so many.
+  int64_t rows(int64_t whole, int64_t at_most, int64_t stride) const {
+    const int64_t fitting = most(1, least(at_most, kTileFloats / stride));
+    return divide_up(divide_up(size, divide_up(size, fitting)), whole) * whole;
+  }
+  // Runs f(first, end) for every share on the pool, and adds up what it returns.
+  template <class F>
+  int64_t run(const Job& job, F f) const {
+    std::atomic<int64_t> total{0};
+    spread({static_cast<int>(threads), job.pool.run}, divide_up(job.count, size),
+           [&](int64_t part) { total += f(part * size, least((part + 1) * size, job.count)); });
+    return total;
+  }
+};
+
+// fill(pixels, rows, tile, stride, first) writes the new values of `rows` pixels, [rows, channels], into the tile; `first`
+// is the first of a thread. Tiles are as `Shares` says. Returns how many pixels were updated.
 template <class F>
 int64_t for_each_tile(const Job& job, int64_t whole, int64_t rows_at_most, int64_t cost, F fill) {
   const int64_t stride = tile_stride(job.commit.out.channels);
-  const int64_t fitting = most(1, least(rows_at_most, kTileFloats / stride));
-  // As many pixels for every thread.
-  const int64_t threads = job.count * cost < kAlone ? 1 : job.pool.threads;
-  const int64_t share = divide_up(divide_up(job.count, threads), whole) * whole;
-  const int64_t rows = divide_up(divide_up(share, divide_up(share, fitting)), whole) * whole;
-  std::atomic<int64_t> updated{0};
-  const auto run = [&](int64_t part) {
+  const Shares shares = Shares::of(job, whole, cost);
+  const int64_t rows = shares.rows(whole, rows_at_most, stride);
+  return shares.run(job, [&](int64_t first, int64_t end) {
     float* tile = scratch(0, rows * stride);
     int64_t found = 0;
-    for (int64_t p = part * share, end = least(p + share, job.count); p < end; p += rows) {
+    for (int64_t p = first; p < end; p += rows) {
       const int n = static_cast<int>(least(rows, end - p));
-      fill(job.pixels + p, n, tile, stride, p == part * share);
+      fill(job.pixels + p, n, tile, stride, p == first);
       found += commit_rows(job.commit, tile, stride, job.pixels + p, n);
     }
-    updated += found;
-  };
-  spread({static_cast<int>(threads), job.pool.run}, divide_up(job.count, share), run);
-  return updated;
+    return found;
+  });
 }
 
 // Finishes a tile of the whole job, the threads some rows each.

@@ -49,9 +49,10 @@ class Collector:
         self.after = (moves, scratch.candidates, scratch.pixels, scratch.count, out.mask, out.tally)
         self.count = scratch.count
 
-    def append_to(self, program: Any) -> None:
-        moves, candidates, pixels, _, mask, tally = self.after
-        program.collect(*self.before, moves, candidates, pixels, mask, tally)
+    def append_to(self, program: Any, moves: bool | None = None) -> None:
+        """With `moves`, what is found is passed on, whatever it was made for."""
+        own, candidates, pixels, _, mask, tally = self.after
+        program.collect(*self.before, own if moves is None else moves, candidates, pixels, mask, tally)
 
     def __call__(self, refresh: Tensor) -> int:
         operators.collect.default(*self.before, refresh, *self.after)
@@ -79,7 +80,8 @@ class CompiledKernel:
         self.operator = getattr(operators, recipe.operator).default
         self.arguments = recipe.arguments
         self.pixels = scratch.pixels
-        self.steps = recipe.steps.arguments
+        self.window = recipe.window
+        self.steps, self.step_sources = recipe.steps.arguments, recipe.steps.sources
         self.ending = (backend.isa, matrix(leaf.value, leaf.pixel), leaf.mask, leaf.tally)
         self.node = node
         self.dense = recipe.dense if backend.dense_switch else None
@@ -94,11 +96,15 @@ class CompiledKernel:
 
     def append_to(self, program: Any, state: NodeState, plan: Plan) -> None:
         """Prepare the two calls, with the threshold of this frame, as a node of a program."""
-        _, threshold, max_norm = decision(self.node.truncation, state, self.leaf, plan)
         program.begin_node(self.flags.count(plan), state.aligned, self.dense_above)
+        self.append_as(self.name, self.arguments, program, state, plan)
+
+    def append_as(self, name: str, arguments: tuple[Any, ...], program: Any, state: NodeState, plan: Plan) -> None:
+        """Prepare the two calls, of which another kernel may be the second, for a node that was begun."""
+        _, threshold, max_norm = decision(self.node.truncation, state, self.leaf, plan)
         self.collect.append_to(program)
-        append = getattr(program, self.name)
-        append(*self.arguments, self.pixels, *self.steps, threshold, max_norm, *self.ending)
+        append = getattr(program, name)
+        append(*arguments, self.pixels, *self.steps, threshold, max_norm, *self.ending)
 
     def compute(self, count: int, refresh: Tensor, state: NodeState, plan: Plan) -> None:
         leaf = self.leaf

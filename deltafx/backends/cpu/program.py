@@ -17,6 +17,7 @@ from torch import fx
 from torch.nn.modules import module as nn_module
 
 from deltafx import _cpu
+from deltafx.backends.cpu.separable import Layer, Separable, separables
 from deltafx.graph_step import Values, step_of
 from deltafx.node import DeltaNode
 from deltafx.plan import scale_name
@@ -59,10 +60,11 @@ class FrameProgram:
         self.forced: Any = None
         self.last_frame = -1  # that it ran
         self.timed = False
+        together = {layer.module: (each, layer) for each in separables(graph_module, plan) for layer in each.layers}
         for node in graph_module.graph.nodes:
             module: Any = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
             if compiled(module, plan):
-                self.add(module)
+                self.add(module, *together.get(module, ()))
                 self.sent[node] = plan.nodes[module.path].deltas
             elif node.op == "get_attr":
                 self.sent[node] = operator.attrgetter(str(node.target))(graph_module)
@@ -71,13 +73,18 @@ class FrameProgram:
             else:
                 self.order.append(Step(node, step_of(node, module)))
         self.states = [plan.nodes[module.path] for module in self.modules]
+        out_of_date = {id(layer.state) for each, layer in together.values() if layer is not each.project}
+        self.stored = [state for state in self.states if id(state) not in out_of_date]  # whose buffers are written
         self.hooks = [hooks for each in self.modules for hooks in (each._forward_hooks, each._forward_pre_hooks)]
         self.truncations = [module.truncation for module in self.modules]
         self.scales = dict(plan.scales)
 
-    def add(self, module: DeltaNode) -> None:
+    def add(self, module: DeltaNode, together: Separable | None = None, layer: Layer | None = None) -> None:
         state, index = self.plan.nodes[module.path], len(self.modules)
-        state.kernel.append_to(self.program, state, self.plan)
+        if together is None or layer is None:
+            state.kernel.append_to(self.program, state, self.plan)
+        else:
+            together.append_to(self.program, layer, self.plan)
         self.modules.append(module)
         self.kernels.append(state.kernel)
         last = self.order[-1] if self.order else None
@@ -96,7 +103,7 @@ class FrameProgram:
         if not self.modules or any(self.hooks):
             return False
         last = self.plan.frame - 1
-        return self.last_frame == last or all(state.last_frame == last for state in self.states)
+        return self.last_frame == last or all(state.last_frame == last for state in self.stored)
 
     def force(self) -> None:
         """Take over what is prescribed, which is the same tensor from frame to frame."""
@@ -129,7 +136,7 @@ class FrameProgram:
             else:
                 result = values[part.node] = part.run(values)
         frame = self.last_frame = plan.frame
-        for state in self.states:
+        for state in self.stored:
             state.last_frame = frame
         return result
 
