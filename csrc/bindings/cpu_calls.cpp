@@ -73,6 +73,13 @@ static bool reads(const int32_t* table, int64_t outputs, int64_t taps) {
   return true;
 }
 
+// Whether every output reads the input of its own number.
+static bool is_pointwise(const Window& w) {
+  const bool one_tap = w.kernel_rows == 1 && w.kernel_columns == 1;
+  return one_tap && w.in_rows == w.out_rows && w.in_columns == w.out_columns && w.y.is_same(w.out_rows) &&
+         w.x.is_same(w.out_columns);
+}
+
 CollectCall::CollectCall(at::TensorList masks, at::TensorList tallies, at::IntArrayRef relations, const Tensor& rows,
                          const Tensor& columns, int64_t in_rows, int64_t in_columns, int64_t streams, bool passes_on,
                          const Tensor& candidates, const Tensor& pixels, const Tensor& mask, const Tensor& tally)
@@ -85,7 +92,8 @@ CollectCall::CollectCall(at::TensorList masks, at::TensorList tallies, at::IntAr
                                 reads(window.columns, window.out_columns, window.kernel_columns);
   all_streams_.assign(streams, 1);
   for (size_t i = 0; i < masks.size(); ++i) {
-    const auto relation = static_cast<Relation>(relations[i]);
+    auto relation = static_cast<Relation>(relations[i]);
+    if (relation == Relation::window && is_pointwise(window)) relation = Relation::same;
     const int64_t size = relation == Relation::window ? streams * in_rows * in_columns
                          : relation == Relation::same ? pixels_
                                                       : streams;
@@ -121,9 +129,15 @@ int64_t CollectCall::pass_on(int64_t found, const uint8_t* refresh) {
   std::memcpy(mask_, job_.candidates, pixels_);
   if (!forced_) return found;
   const int64_t of_stream = pixels_ / job_.streams;
-  for (int64_t n = 0; n < job_.streams; ++n)
-    for (int64_t p = n * of_stream; p < (n + 1) * of_stream && !(refresh && refresh[n]); ++p) mask_[p] &= forced_[p] != 0;
-  return std::accumulate(mask_, mask_ + pixels_, int64_t{0});
+  int64_t passed = 0;
+  for (int64_t n = 0; n < job_.streams; ++n) {
+    uint8_t* mask = mask_ + n * of_stream;
+    const uint8_t* forced = forced_ + n * of_stream;
+    const uint8_t always = refresh && refresh[n] ? 1 : 0;
+    for (int64_t p = 0; p < of_stream; ++p) mask[p] &= (forced[p] != 0) | always;
+    passed += std::accumulate(mask, mask + of_stream, int64_t{0});
+  }
+  return passed;
 }
 
 void CollectCall::force(const std::optional<Tensor>& forced) {

@@ -21,19 +21,35 @@ void unite(const uint8_t* from, uint8_t* to, int64_t n) {
   for (int64_t i = 0; i < n; ++i) to[i] |= from[i];
 }
 
-// Along a row: to[x] = whether any input column of x's window is set. Returns whether anything is.
+// `from` has N for each of `to`, of which the first counts.
+template <int N>
+void unite_every(const uint8_t* from, uint8_t* to, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) to[i] |= from[N * i];
+}
+
+// Whether any input column of the window of output column x is set.
+uint8_t any_tap(const uint8_t* from, const Window& w, int64_t x) {
+  uint8_t set = 0;
+  const int32_t* columns = w.columns + x * w.kernel_columns;
+  for (int64_t j = 0; j < w.kernel_columns; ++j) set |= columns[j] >= 0 ? from[columns[j]] : 0;
+  return set;
+}
+
+// Along a row: to[x] = any_tap(x). Returns whether anything is set. Inside, where taps lie at equal distances, it takes
+// one tap of all outputs after another.
 bool dilate_row(const uint8_t* from, const Window& w, uint8_t* to) {
   std::memset(to, 0, w.out_columns);
   if (!any(from, w.in_columns)) return false;
-  const int32_t* column = w.columns;
-  uint8_t touched = 0;
-  for (int64_t x = 0; x < w.out_columns; ++x) {
-    uint8_t set = 0;
-    for (int64_t j = 0; j < w.kernel_columns; ++j, ++column) set |= *column >= 0 ? from[*column] : 0;
-    to[x] = set;
-    touched |= set;
+  for (int64_t x = 0; x < w.x.begin; ++x) to[x] = any_tap(from, w, x);
+  for (int64_t x = w.x.end; x < w.out_columns; ++x) to[x] = any_tap(from, w, x);
+  const int64_t inside = w.x.end - w.x.begin;
+  for (int64_t j = 0; j < w.kernel_columns && inside > 0; ++j) {
+    const uint8_t* taps = from + w.x.first(w.x.begin) + j * w.x.step;
+    if (w.x.stride == 1) unite(taps, to + w.x.begin, inside);
+    else if (w.x.stride == 2) unite_every<2>(taps, to + w.x.begin, inside);
+    else for (int64_t x = 0; x < inside; ++x) to[w.x.begin + x] |= taps[x * w.x.stride];
   }
-  return touched;
+  return any(to, w.out_columns);
 }
 
 // One stream's window maximum, united with `out`.

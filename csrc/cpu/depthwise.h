@@ -82,6 +82,7 @@ void depthwise_run(const Depthwise& d, const Bounds& bounds, const T** lines, co
   int p = 0;
   for (; p + together <= count; p += together, next(together))
     depthwise_few<T, K, S, together, kFar>(d, bounds, lines, steps, old, tile, stride);
+  for (; p + 2 <= count; p += 2, next(2)) depthwise_few<T, K, S, 2, kFar>(d, bounds, lines, steps, old, tile, stride);
   for (; p < count; ++p, next(1)) depthwise_few<T, K, S, 1, kFar>(d, bounds, lines, steps, old, tile, stride);
 }
 
