@@ -196,16 +196,31 @@ void Call::run(int64_t count, const uint8_t* refresh) {
   count_updated(tally_, count ? kernel_(job_) : 0);
 }
 
+// The weights of a convolution, packed in one of two forms.
+static void take_weights(Conv& conv, const Tensor& weight, const Kernels& k) {
+  const int64_t depth = conv.window.kernel_rows * conv.window.kernel_columns * conv.in_per_group;
+  const int64_t size = conv.groups * ((conv.out_per_group + k.panel - 1) / k.panel) * depth * k.panel;
+  conv.in_pairs = weight.scalar_type() == at::kBFloat16;
+  if (!conv.in_pairs) {
+    conv.weight = data<float>(weight, at::kFloat, size, "weight");
+    return;
+  }
+  TORCH_CHECK_VALUE(multiplies_pairs(k), "weight: bfloat16 is not multiplied in pairs here; float32 is needed");
+  TORCH_CHECK_VALUE(conv.in_per_group % 2 == 0 && conv.x.dtype == Dtype::bfloat16, "weight: pairs need an even number of "
+                    "channels in bfloat16; got ", conv.in_per_group);
+  conv.weight = data<at::BFloat16>(weight, at::kBFloat16, size, "weight");
+}
+
 Call convolve_call(const Ending& ending, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias,
                    int64_t groups, const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns) {
   const Kernels& k = kernels(ending.isa);
   const Window window = window_of(rows, columns, in_rows, in_columns);
   const Matrix from = matrix(x, "x");
-  const int64_t in = x.size(1) / groups, of_group = ending.out.size(1) / groups;
-  const int64_t panels = (of_group + k.panel - 1) / k.panel, taps = window.kernel_rows * window.kernel_columns;
+  const int64_t in = x.size(1) / groups;
   const auto pieces = std::make_shared<const std::vector<Piece>>(pieces_of(window, from.pitch, in));
-  const Conv conv{from, window, pieces->data(), static_cast<int64_t>(pieces->size()), data<float>(weight, at::kFloat, groups * panels * taps * in * k.panel, "weight"),
-                  data<float>(bias, at::kFloat, ending.out.size(1), "bias"), groups, in, of_group};
+  Conv conv{from, window, pieces->data(), static_cast<int64_t>(pieces->size()), nullptr, false,
+            data<float>(bias, at::kFloat, ending.out.size(1), "bias"), groups, in, ending.out.size(1) / groups};
+  take_weights(conv, weight, k);
   return Call(ending, [conv, pieces, &k](const Job& job) { return k.convolve(conv, job); });
 }
 
@@ -241,11 +256,12 @@ struct SeparableParts {
   }
 
   Conv pointwise(const Matrix& x, const Window& window, std::vector<Piece>& pieces, const Tensor& weight,
-                 const std::optional<Tensor>& bias, int64_t out, int64_t panel) {
+                 const std::optional<Tensor>& bias, int64_t out, const Kernels& k) {
     pieces = pieces_of(window, x.pitch, x.channels);
-    const int64_t size = (out + panel - 1) / panel * x.channels * panel;
-    return {x, window, pieces.data(), static_cast<int64_t>(pieces.size()), data<float>(weight, at::kFloat, size, "weight"),
-            data<float>(bias, at::kFloat, out, "bias"), 1, x.channels, out};
+    Conv conv{x, window, pieces.data(), static_cast<int64_t>(pieces.size()), nullptr, false,
+              data<float>(bias, at::kFloat, out, "bias"), 1, x.channels, out};
+    take_weights(conv, weight, k);
+    return conv;
   }
 };
 
@@ -275,7 +291,7 @@ Call separable_call(const Ending& ending, const Tensor& x, const std::optional<L
   if (expand) {
     const auto& [own, own_bias, own_operands, own_steps, own_numbers] = *expand;
     parts->expand_steps = steps_of(own_operands, own_steps, own_numbers, channels);
-    parts->expand = parts->pointwise(from, parts->same(in_rows, in_columns), parts->expand_pieces, own, own_bias, channels, k.panel);
+    parts->expand = parts->pointwise(from, parts->same(in_rows, in_columns), parts->expand_pieces, own, own_bias, channels, k);
     parts->spans = spans_of(window);
     kernel.expand = &parts->expand, kernel.spans = parts->spans.data();
     kernel.expanded = between_of(parts->expand_steps, from.dtype);
@@ -287,8 +303,8 @@ Call separable_call(const Ending& ending, const Tensor& x, const std::optional<L
                       data<float>(taps, at::kFloat, window.kernel_rows * window.kernel_columns * channels, "taps"),
                       data<float>(shifts, at::kFloat, channels, "shifts")};
   kernel.filtered = between_of(parts->depthwise_steps, from.dtype);
-  kernel.project = parts->pointwise({nullptr, channels, channels, Dtype::float32}, parts->same(1, kTilePixels),
-                                    parts->project_pieces, weight, bias, ending.out.size(1), k.panel);
+  kernel.project = parts->pointwise({nullptr, channels, channels, from.dtype}, parts->same(1, kTilePixels),
+                                    parts->project_pieces, weight, bias, ending.out.size(1), k);
   return Call(ending, [kernel, parts, tally, &k](const Job& job) {
     const int64_t updated = k.separable(kernel, job);
     if (tally) {  // more than were in the list: what the windows of updated pixels read is computed anew

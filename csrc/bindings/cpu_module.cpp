@@ -76,10 +76,11 @@ PYBIND11_MODULE(_cpu, m) {
   m.attr("operands") = deltafx::operand_names();
   m.attr("relations") = kRelations;
   m.def("panel", [](const std::string& isa) {
-    const deltafx::cpu::Kernels* kernels = deltafx::cpu::kernels_for(isa.c_str());
-    if (!kernels) throw pybind11::value_error("isa: this processor has no " + isa);
-    return kernels->panel;
+    return deltafx::kernels(isa).panel;
   }, "How many output channels stand side by side in packed weights.");
+
+  m.def("pairs", [](const std::string& isa) { return deltafx::cpu::multiplies_pairs(deltafx::kernels(isa)); },
+        "Whether weights in bfloat16 may be packed in pairs.");
 
   py::class_<Program>(m, "Program", "All compiled nodes of a plan, which run without Python in between.")
       .def(py::init<const Tensor&>(), py::arg("rows"))

@@ -16,14 +16,33 @@ constexpr int64_t kNear = 1 << 17;  // weights: not more stay in the second-leve
 
 alignas(64) static const float kNothing[kRun] = {};  // the terms of a tap that is not there
 
+// How terms are multiplied: one by one as float32, whatever they are kept as. `Pairs`, which comes with Vec where the
+// processor has it, multiplies bfloat16 in pairs, packed likewise, and adds them up as float32.
+struct Singles {
+  using Term = float;
+  using Weights = Vec;
+  static constexpr bool kThere = true;
+  static constexpr int64_t kTogether = 1;
+
+  static Vec all(const float* x, int64_t k) { return Vec::all(x[k]); }
+  static Vec load(const float* weights) { return Vec::load(weights); }
+  static Vec add(Vec sum, Vec x, Vec weights) { return fma(x, weights, sum); }
+};
+
+template <class M>
+const typename M::Term* nothing() {
+  return reinterpret_cast<const typename M::Term*>(kNothing);
+}
+
 // What a microkernel multiplies: pieces, and for each of them the rows of kTileRows pixels.
+template <class M>
 struct Block {
-  const float* const* rows;  // [pieces][kTileRows]; the first is null where a piece is there for no pixel
+  const typename M::Term* const* rows;  // [pieces][kTileRows]; the first is null where a piece is there for no pixel
   const Piece* pieces;
   const Piece* end;
 };
 
-// What is to be fetched meanwhile, `step` bytes with each term of the sum: what is multiplied next, and what is compared
+// What is to be fetched meanwhile, `step` bytes with each step of the sum: what is multiplied next, and what is compared
 // and written over at the end.
 struct Soon {
   const char* next;
@@ -67,33 +86,34 @@ struct Regions {
 
 // R rows times V vectors of one panel, added to the bias or, where that is null, to what stands in `out`, and bounded.
 // The sums of a run stay in registers.
-template <int R, int V>
-void multiply(Block block, const float* panel, Soon soon, const float* bias, const Bounds& bounds, float* out,
-              int64_t out_stride) {
+template <class M, int R, int V>
+void multiply(Block<M> block, const typename M::Term* panel, Soon soon, const float* bias, const Bounds& bounds,
+              float* out, int64_t out_stride) {
+  constexpr int64_t step = kPanel * M::kTogether;
   const Piece* piece = block.pieces;
-  const float* const* rows = block.rows;
+  const typename M::Term* const* rows = block.rows;
   do {
     Vec sum[R][V];
     for (int r = 0; r < R; ++r)
       for (int v = 0; v < V; ++v) sum[r][v] = Vec::all(0.0f);
     do {
-      const int64_t terms = piece->terms();
+      const int64_t terms = piece->terms() / M::kTogether;
       if (rows[0] == nullptr) {
-        rows += kTileRows, panel += terms * kPanel;
+        rows += kTileRows, panel += terms * step;
         continue;
       }
-      const float* a[R];
+      const typename M::Term* a[R];
       for (int r = 0; r < R; ++r) a[r] = rows[r];
       rows += kTileRows;
-      for (int64_t k = 0; k < terms; ++k, panel += kPanel) {
+      for (int64_t k = 0; k < terms; ++k, panel += step) {
         __builtin_prefetch(soon.next, 0, 2);
         __builtin_prefetch(soon.old, 1, 3);
         soon.next += soon.next_step, soon.old += soon.old_step;
-        Vec weight[V];
-        for (int v = 0; v < V; ++v) weight[v] = Vec::load(panel + v * Vec::width);
+        typename M::Weights weight[V];
+        for (int v = 0; v < V; ++v) weight[v] = M::load(panel + v * Vec::width * M::kTogether);
         for (int r = 0; r < R; ++r) {
-          const Vec x = Vec::all(a[r][k]);
-          for (int v = 0; v < V; ++v) sum[r][v] = fma(x, weight[v], sum[r][v]);
+          const auto x = M::all(a[r], k);
+          for (int v = 0; v < V; ++v) sum[r][v] = M::add(sum[r][v], x, weight[v]);
         }
       }
     } while (!(piece++)->ends);
@@ -118,12 +138,12 @@ void multiply(Block block, const float* panel, Soon soon, const float* bias, con
 }
 
 // The last rows, fewer than a whole tile: the same sums in the same order.
-template <int R, int V>
-void multiply_rest(int rows, Block block, const float* panel, Soon soon, const float* bias, const Bounds& bounds,
-                   float* out, int64_t out_stride) {
+template <class M, int R, int V>
+void multiply_rest(int rows, Block<M> block, const typename M::Term* panel, Soon soon, const float* bias,
+                   const Bounds& bounds, float* out, int64_t out_stride) {
   if constexpr (R > 0) {
-    if (rows == R) return multiply<R, V>(block, panel, soon, bias, bounds, out, out_stride);
-    multiply_rest<R - 1, V>(rows, block, panel, soon, bias, bounds, out, out_stride);
+    if (rows == R) return multiply<M, R, V>(block, panel, soon, bias, bounds, out, out_stride);
+    multiply_rest<M, R - 1, V>(rows, block, panel, soon, bias, bounds, out, out_stride);
   }
 }
 
@@ -132,7 +152,7 @@ struct Pass {
   const Piece* pieces;
   const Piece* end;
   int64_t start, terms;
-  int64_t input_step = 0, old_step = 0;  // bytes to be fetched with each term
+  int64_t input_step = 0, old_step = 0;  // bytes to be fetched with each step
 };
 
 // The pass after `pass`, of whole runs; that of no pieces is the end.
@@ -149,37 +169,66 @@ inline Pass next_pass(const Conv& conv, const Pass& pass) {
   return next;
 }
 
+template <class T, class To>
+void copy_terms(const T* from, To* to, int64_t terms) {
+  for (int64_t k = 0; k < terms; k += Vec::width) {
+    const int n = static_cast<int>(least(Vec::width, terms - k));
+    load_some(from + k, n).store(to + k, n);
+  }
+}
+
 // Gathers a piece of a pixel that is not a pixel inside.
-template <class T>
-void gather_piece(const Conv& conv, const Piece& piece, const T* x, const Place& place, float* to) {
+template <class T, class To>
+void gather_piece(const Conv& conv, const Piece& piece, const T* x, const Place& place, To* to) {
   const Window& w = conv.window;
   const int32_t y = w.rows[place.y * w.kernel_rows + piece.row];
   const int32_t* xs = w.columns + place.x * w.kernel_columns + piece.column;
   for (int32_t i = 0; i < piece.taps; ++i, to += piece.channels) {
     const bool there = y >= 0 && xs[i] >= 0;
     const T* from = x + ((place.n * w.in_rows + y) * w.in_columns + xs[i]) * conv.x.pitch + piece.channel;
-    for (int64_t c = 0; c < piece.channels; c += Vec::width) {
-      const int n = static_cast<int>(least(Vec::width, piece.channels - c));
-      (there ? load_some(from + c, n) : Vec::all(0.0f)).store(to + c, n);
-    }
+    if (there) copy_terms(from, to, piece.channels);
+    else std::memset(to, 0, piece.channels * sizeof(To));
   }
 }
 
-// Points to the pieces of `n` pixels, or gathers them at `spare`; `place` is the pixel before, and then the last one.
+// Bytes between addresses that share a set of the first-level cache, which has fewer places than a tile has rows: of
+// pixels so far apart, what is read of one drives out what is still to be read of another.
+constexpr int64_t kOneSet = 4096;
+constexpr int64_t kApart = 16;       // terms between copies of pixels, so that they share no set
+constexpr int64_t kPanelsToCopy = 4;  // that read the copies, for which these pay
+
 template <class T>
-void point_rows(const Conv& conv, int64_t group, const Pass& pass, const int32_t* pixels, int n, Place& place,
-                const float** rows, float* spare) {
-  constexpr bool readable = sizeof(T) == sizeof(float);  // where they lie
+bool pays_to_copy(const Conv& conv, int64_t panels) {
+  const int64_t distance = conv.window.x.stride * conv.x.pitch * static_cast<int64_t>(sizeof(T));
+  return kTileRows > 8 && panels >= kPanelsToCopy && distance % kOneSet == 0;
+}
+
+// Points to the pieces of `n` pixels, or gathers them at `spare`; `place` is the pixel before, and then the last one.
+// With `copies`, pixels inside are copied too.
+template <class T, class M>
+void point_rows(const Conv& conv, int64_t group, const Pass& pass, const int32_t* pixels, int n, bool copies,
+                Place& place, const typename M::Term** rows, typename M::Term* spare) {
+  using Term = typename M::Term;
+  constexpr bool readable = sizeof(T) == sizeof(Term);  // where they lie
   const Window& w = conv.window;
   const T* x = static_cast<const T*>(conv.x.data) + group * conv.in_per_group;
   bool outside = true;
   for (int r = 0; r < n; ++r) {
     place = place.at(pixels[r], w);
-    const float** to = rows + r;
-    if (readable && w.y.has(place.y) && w.x.has(place.x)) {
-      const float* from = reinterpret_cast<const float*>(x) +
-          ((place.n * w.in_rows + w.y.first(place.y)) * w.in_columns + w.x.first(place.x)) * conv.x.pitch;
-      for (const Piece* piece = pass.pieces; piece < pass.end; ++piece, to += kTileRows) *to = from + piece->offset;
+    const Term** to = rows + r;
+    if (w.y.has(place.y) && w.x.has(place.x)) {
+      const T* from =
+          x + ((place.n * w.in_rows + w.y.first(place.y)) * w.in_columns + w.x.first(place.x)) * conv.x.pitch;
+      for (const Piece* piece = pass.pieces; piece < pass.end; ++piece, to += kTileRows) {
+        if (readable && !copies) {
+          *to = reinterpret_cast<const Term*>(from + piece->offset);
+        } else {
+          copy_terms(from + piece->offset, spare, piece->terms());
+          *to = spare;
+          spare += piece->terms();
+        }
+      }
+      if (copies) spare += kApart;
       outside = false;
       continue;
     }
@@ -187,9 +236,9 @@ void point_rows(const Conv& conv, int64_t group, const Pass& pass, const int32_t
       const int32_t y = w.rows[place.y * w.kernel_rows + piece->row];
       const int32_t column = w.columns[place.x * w.kernel_columns + piece->column];
       if (piece->taps == 1 && (y < 0 || column < 0)) {
-        *to = kNothing;
+        *to = nothing<M>();
       } else if (readable && piece->taps == 1) {
-        *to = reinterpret_cast<const float*>(x) + ((place.n * w.in_rows + y) * w.in_columns + column) * conv.x.pitch +
+        *to = reinterpret_cast<const Term*>(x) + ((place.n * w.in_rows + y) * w.in_columns + column) * conv.x.pitch +
               piece->channel;
       } else {
         gather_piece(conv, *piece, x, place, spare);
@@ -201,7 +250,7 @@ void point_rows(const Conv& conv, int64_t group, const Pass& pass, const int32_t
   if (!outside) return;
   for (const Piece* piece = pass.pieces; piece < pass.end; ++piece, rows += kTileRows) {
     bool there = false;
-    for (int r = 0; r < n; ++r) there |= rows[r] != kNothing;
+    for (int r = 0; r < n; ++r) there |= rows[r] != nothing<M>();
     if (!there) rows[0] = nullptr;
   }
 }
@@ -215,31 +264,34 @@ struct Tile {
   Regions old;
 };
 
-template <int V>
-void multiply_blocks(const Tile& tile, const Pass& pass, const Block* blocks, int64_t call, const float* weight,
-                     const float* next, const float* bias, int64_t channel, const Bounds& bounds) {
-  const char* const nothing = reinterpret_cast<const char*>(weight);
-  Soon soon{nothing, pass.input_step, nothing, pass.old_step};
+template <class M, int V>
+void multiply_blocks(const Tile& tile, const Pass& pass, const Block<M>* blocks, int64_t call,
+                     const typename M::Term* weight, const typename M::Term* next, const float* bias, int64_t channel,
+                     const Bounds& bounds) {
+  const char* const here = reinterpret_cast<const char*>(weight);
+  Soon soon{here, pass.input_step, here, pass.old_step};
   call *= divide_up(tile.rows, kTileRows);
   for (int b = 0, r = 0; r < tile.rows; ++b, r += kTileRows) {
     if (tile.input.size > 0) {
       soon.next = tile.input.from + (call + b) * tile.input.of_call;
     } else {
-      soon.next = b < kParts ? reinterpret_cast<const char*>(next + b * pass.terms * (kPanel / kParts)) : nothing;
-      soon.next_step = b < kParts ? kPanel / kParts * sizeof(float) : 0;
+      soon.next = b < kParts ? reinterpret_cast<const char*>(next + b * pass.terms * (kPanel / kParts)) : here;
+      soon.next_step = b < kParts ? kPanel / kParts * M::kTogether * sizeof(typename M::Term) : 0;
     }
-    if (pass.old_step > 0) soon.old = tile.old.part(call + b, nothing);
+    if (pass.old_step > 0) soon.old = tile.old.part(call + b, here);
     const int n = static_cast<int>(least(kTileRows, tile.rows - r));
     float* to = tile.values + r * tile.stride + channel;
-    if (n == kTileRows) multiply<kTileRows, V>(blocks[b], weight, soon, bias, bounds, to, tile.stride);
-    else multiply_rest<kTileRows - 1, V>(n, blocks[b], weight, soon, bias, bounds, to, tile.stride);
+    if (n == kTileRows) multiply<M, kTileRows, V>(blocks[b], weight, soon, bias, bounds, to, tile.stride);
+    else multiply_rest<M, kTileRows - 1, V>(n, blocks[b], weight, soon, bias, bounds, to, tile.stride);
   }
 }
 
 // One panel of output channels for all rows. A panel's last channels may not exist: they are written beyond those of the
 // group, where the next group, or nobody, writes later. A last panel that is at most half full is multiplied by halves.
-inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const Pass& pass, const Block* blocks,
-                           const Bounds& bounds, const Tile& tile) {
+template <class M>
+void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const Pass& pass, const Block<M>* blocks,
+                    const Bounds& bounds, const Tile& tile) {
+  using Term = typename M::Term;
   const int64_t depth = conv.in_per_group * conv.window.kernel_rows * conv.window.kernel_columns;
   const int64_t panels = divide_up(conv.out_per_group, kPanel), first = panel * kPanel;
   const int64_t channel = group * conv.out_per_group + first, there = conv.out_per_group - first;
@@ -250,11 +302,11 @@ inline void multiply_panel(const Conv& conv, int64_t group, int64_t panel, const
     bias = part;
   }
   if (pass.start > 0) bias = nullptr;
-  const float* weight = conv.weight + ((group * panels + panel) * depth + pass.start) * kPanel;
-  const float* next = weight + (panel + 1 < panels ? depth * kPanel : 0);
+  const Term* weight = static_cast<const Term*>(conv.weight) + ((group * panels + panel) * depth + pass.start) * kPanel;
+  const Term* next = weight + (panel + 1 < panels ? depth * kPanel : 0);
   const int64_t call = group * panels + panel;
-  if (there <= Vec::width) multiply_blocks<1>(tile, pass, blocks, call, weight, next, bias, channel, bounds);
-  else multiply_blocks<kPanelVecs>(tile, pass, blocks, call, weight, next, bias, channel, bounds);
+  if (there <= Vec::width) multiply_blocks<M, 1>(tile, pass, blocks, call, weight, next, bias, channel, bounds);
+  else multiply_blocks<M, kPanelVecs>(tile, pass, blocks, call, weight, next, bias, channel, bounds);
 }
 
 // The input that pixels after `pixel` read and others before them do not: that of the window's last row.
@@ -284,31 +336,45 @@ inline Regions compared(const Commit& commit, const int32_t* pixels, int rows, i
 }
 
 // Computes panels [first, end) of the pixels of a tile.
-template <class T>
-void convolve_rows(const Conv& conv, const Bounds& bounds, const int32_t* pixels, int64_t first, int64_t end, const Tile& tile) {
+template <class T, class M>
+void convolve_rows_by(const Conv& conv, const Bounds& bounds, const int32_t* pixels, int64_t first, int64_t end,
+                      const Tile& tile) {
+  using Term = typename M::Term;
   const int rows = tile.rows;
-  const int64_t spare_size = kTileRows * kDepth;  // of a block
-  float* spare = scratch(1, kBlocks * spare_size);
-  const float** pointers = reinterpret_cast<const float**>(scratch(4, 2 * kBlocks * spare_size));
-  Block blocks[kBlocks];
+  const int64_t spare_size = kTileRows * (kDepth + kApart);  // of a block
+  const bool copies = pays_to_copy<T>(conv, end - first);
+  Term* spare = reinterpret_cast<Term*>(scratch(1, kBlocks * spare_size));
+  const Term** pointers = reinterpret_cast<const Term**>(scratch(4, 2 * kBlocks * spare_size));
+  Block<M> blocks[kBlocks];
   for (int64_t group = 0; group < conv.groups; ++group) {
     Pass pass = next_pass(conv, {conv.pieces, conv.pieces, 0, 0});
     for (Pass next; pass.terms > 0; pass = next) {
       next = next_pass(conv, pass);
       Place place;
       for (int b = 0, r = 0; r < rows; ++b, r += kTileRows) {
-        const float** to = pointers + b * kTileRows * (pass.end - pass.pieces);
-        point_rows<T>(conv, group, pass, pixels + r, static_cast<int>(least(kTileRows, rows - r)), place, to,
-                      spare + b * spare_size);
+        const Term** to = pointers + b * kTileRows * (pass.end - pass.pieces);
+        point_rows<T, M>(conv, group, pass, pixels + r, static_cast<int>(least(kTileRows, rows - r)), copies, place, to,
+                         spare + b * spare_size);
         blocks[b] = {to, pass.pieces, pass.end};
       }
       const bool last = next.terms == 0;
-      pass.input_step = divide_up(tile.input.of_call, pass.terms);
-      pass.old_step = last ? divide_up(tile.old.of_call, pass.terms) : 0;
+      const int64_t steps = pass.terms / M::kTogether;
+      pass.input_step = divide_up(tile.input.of_call, steps);
+      pass.old_step = last ? divide_up(tile.old.of_call, steps) : 0;
       for (int64_t panel = first; panel < end; ++panel)
-        multiply_panel(conv, group, panel, pass, blocks, last ? bounds : Bounds(), tile);
+        multiply_panel<M>(conv, group, panel, pass, blocks, last ? bounds : Bounds(), tile);
     }
   }
+}
+
+// By the form in which the weights are packed.
+template <class T>
+void convolve_rows(const Conv& conv, const Bounds& bounds, const int32_t* pixels, int64_t first, int64_t end,
+                   const Tile& tile) {
+  if constexpr (Pairs::kThere && sizeof(T) == sizeof(Bfloat16)) {
+    if (conv.in_pairs) return convolve_rows_by<T, Pairs>(conv, bounds, pixels, first, end, tile);
+  }
+  convolve_rows_by<T, Singles>(conv, bounds, pixels, first, end, tile);
 }
 
 template <class T>

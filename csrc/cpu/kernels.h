@@ -120,7 +120,10 @@ struct Conv {
   Window window;
   const Piece* pieces;
   int64_t piece_count;
-  const float* weight;  // packed: [groups][panels][taps * in_per_group][panel], zero beyond out_per_group
+  // Packed, zero beyond out_per_group: float32 [groups][panels][taps * in_per_group][panel], or, with `in_pairs`, bfloat16
+  // [groups][panels][taps * in_per_group / 2][panel][2] of an even number of channels, for an x in bfloat16.
+  const void* weight;
+  bool in_pairs;
   const float* bias;    // [groups * out_per_group], or null
   int64_t groups, in_per_group, out_per_group;
 };
@@ -207,6 +210,7 @@ struct Enter {
 struct Kernels {
   const char* name;
   int64_t panel;  // channels in a packed panel of Conv::weight
+  bool pairs;     // takes weights that are packed in pairs, if the processor does
   int64_t (*convolve)(const Conv&, const Job&);
   int64_t (*depthwise)(const Depthwise&, const Job&);
   int64_t (*separable)(const Separable&, const Job&);
@@ -218,5 +222,8 @@ struct Kernels {
 
 // The kernels for "avx512", "avx2" or "portable"; null where this processor, or this build, has none.
 const Kernels* kernels_for(const char* isa);
+
+// Whether they multiply weights that are packed in pairs, on this processor.
+bool multiplies_pairs(const Kernels& kernels);
 
 }  // namespace deltafx::cpu

@@ -17,6 +17,7 @@ static bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+static bool has_pairs() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #endif
 
 const Kernels* kernels_for(const char* isa) {
@@ -26,6 +27,14 @@ const Kernels* kernels_for(const char* isa) {
   if (std::strcmp(isa, "avx512") == 0 && has_avx512()) return &avx512::kKernels;
 #endif
   return nullptr;
+}
+
+bool multiplies_pairs(const Kernels& kernels) {
+#if defined(__x86_64__) || defined(_M_X64)
+  return kernels.pairs && has_pairs();
+#else
+  return false;
+#endif
 }
 
 Inner inner_of(const int32_t* table, int64_t outputs, int64_t taps) {

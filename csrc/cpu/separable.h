@@ -24,6 +24,11 @@ inline void end_rows(const Between& between, float* rows, int64_t stride, int64_
   for (int r = 0; r < count; ++r) round_row(rows + r * stride, channels);
 }
 
+// Makes a row bfloat16 where it stands.
+inline void narrow_row(float* row, int64_t channels) {
+  write_row(row, reinterpret_cast<Bfloat16*>(row), channels);
+}
+
 // The expanded map of one thread: rows of it, each at the place of its number among all streams' rows modulo `kept`.
 template <class T>
 class Expansion {
@@ -181,7 +186,8 @@ int64_t separable_share(const Separable& s, const Job& job, int64_t first, int64
   const Bounds bounds = take_bounds(commit.steps, commit.step_count);
   float *mid = scratch(5, rows * mid_stride), *tile = scratch(0, rows * stride);
   Conv project = s.project;
-  project.x = {mid, mid_stride, channels, Dtype::float32};
+  project.x = project.in_pairs ? Matrix{mid, 2 * mid_stride, channels, Dtype::bfloat16}
+                               : Matrix{mid, mid_stride, channels, Dtype::float32};
   int64_t updated = 0, provided = first;
   for (int64_t p = first; p < end; p += rows) {
     const int n = static_cast<int>(least(rows, end - p));
@@ -192,8 +198,13 @@ int64_t separable_share(const Separable& s, const Job& job, int64_t first, int64
                         mid + (from - p) * mid_stride, mid_stride);
     }
     end_rows(between, mid, mid_stride, channels, n);
-    convolve_rows<float>(project, bounds, kCounting.numbers, 0, panels,
-                         {n, tile, stride, {}, compared(commit, job.pixels + p, n, calls_of(project, n))});
+    const Tile all{n, tile, stride, {}, compared(commit, job.pixels + p, n, calls_of(project, n))};
+    if (project.in_pairs) {
+      for (int r = 0; r < n; ++r) narrow_row(mid + r * mid_stride, channels);
+      convolve_rows<Bfloat16>(project, bounds, kCounting.numbers, 0, panels, all);
+    } else {
+      convolve_rows<float>(project, bounds, kCounting.numbers, 0, panels, all);
+    }
     updated += commit_rows(commit, tile, stride, job.pixels + p, n);
   }
   return updated;

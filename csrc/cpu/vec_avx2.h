@@ -96,3 +96,8 @@ Vec every_third(const float* p) {
                                           (K + 18) % 8, (K + 21) % 8);
   return {_mm256_permutevar8x32_ps(mixed, lanes)};
 }
+
+// There is no instruction for products in pairs.
+struct Pairs {
+  static constexpr bool kThere = false;
+};

@@ -80,3 +80,19 @@ Vec every_third(const float* p) {
   const __m512 mixed = _mm512_mask_loadu_ps(_mm512_mask_loadu_ps(_mm512_loadu_ps(p), second, p + 16), third, p + 32);
   return {_mm512_permutexvar_ps(_mm512_load_si512(lanes), mixed)};
 }
+
+// Products of bfloat16, two at a time. What calls it asks first whether the processor has the instruction.
+struct Pairs {
+  using Term = Bfloat16;
+  using Weights = __m512bh;
+  static constexpr bool kThere = true;
+  static constexpr int64_t kTogether = 2;
+
+  static __m512bh all(const Bfloat16* x, int64_t k) {
+    int32_t pair;
+    std::memcpy(&pair, x + 2 * k, sizeof pair);
+    return (__m512bh)_mm512_set1_epi32(pair);
+  }
+  static __m512bh load(const Bfloat16* weights) { return (__m512bh)_mm512_loadu_si512(weights); }
+  static Vec add(Vec sum, __m512bh x, __m512bh weights) { return {_mm512_dpbf16_ps(sum.v, x, weights)}; }
+};

@@ -121,3 +121,8 @@ template <int K>
 Vec every_third(const float* p) {
   return Vec::each([&](int i) { return p[3 * i + K]; });
 }
+
+// There is no instruction for products in pairs.
+struct Pairs {
+  static constexpr bool kThere = false;
+};

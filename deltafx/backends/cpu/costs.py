@@ -1,4 +1,5 @@
-"""From which share of computed pixels on PyTorch's dense operators are faster than the compiled kernels.
+"""From which share of computed pixels on PyTorch's dense operators are faster than the compiled kernels, and whether
+these multiply bfloat16 faster in pairs than as float32.
 
 A compiled kernel takes time in proportion to the pixels that it computes, a dense operator the same for any number of
 them, so the quotient of both for a whole map is that share. It is measured once for each kind of layer, instruction
@@ -34,6 +35,7 @@ NEVER = math.inf
 CLEARLY = 0.9  # a dense operator that takes a larger part of the kernel's time is not worth other bits
 CHANNELS, HEIGHT, WIDTH, GROUPS = 64, 36, 48, 16
 KINDS = ("pointwise", "window", "grouped", "transposed")
+PAIRS = "pairs"  # the time of products in pairs over that of float32 ones, of a pointwise layer
 LEAST_SECONDS, LEAST_ROUNDS = 0.05, 3
 
 
@@ -45,6 +47,11 @@ def dense_share(kind: str, filled: float, isa: str, dtype: torch.dtype) -> float
     return share if share < CLEARLY else NEVER
 
 
+def pairs_pay(isa: str) -> bool:
+    """Whether bfloat16 is multiplied faster in pairs. Some processors take as long for a pair as for two float32."""
+    return quotients(isa, torch.bfloat16, torch.get_num_threads())[PAIRS] < CLEARLY
+
+
 def sample_filled(isa: str) -> float:
     per_group = CHANNELS // GROUPS
     return per_group / (math.ceil(per_group / _cpu.panel(isa)) * _cpu.panel(isa))
@@ -52,7 +59,7 @@ def sample_filled(isa: str) -> float:
 
 @functools.cache
 def quotients(isa: str, dtype: torch.dtype, threads: int) -> dict[str, float]:
-    """The time of the dense operator over that of the compiled kernel, of each kind."""
+    """The time of the dense operator over that of the compiled kernel, of each kind; and that of PAIRS."""
     facts = {
         "processor": processor(), "isa": isa, "dtype": str(dtype), "threads": threads, "torch": torch.__version__,
         "kernels": hashlib.sha256(Path(str(_cpu.__file__)).read_bytes()).hexdigest()[:16],
@@ -61,7 +68,9 @@ def quotients(isa: str, dtype: torch.dtype, threads: int) -> dict[str, float]:
     path = cache_dir() / "costs" / f"{name}.json"
     kept = read(path)
     if kept is None:
-        kept = keep(path, facts, {kind: round(measure(kind, isa, dtype), 2) for kind in KINDS})
+        pairs = round(measure_pairs(isa), 2) if dtype == torch.bfloat16 and _cpu.pairs(isa) else 1.0
+        kinds = {kind: round(measure(kind, isa, dtype, pairs < CLEARLY), 2) for kind in KINDS}
+        kept = keep(path, facts, {**kinds, PAIRS: pairs})
     return kept
 
 
@@ -69,7 +78,7 @@ def read(path: Path) -> dict[str, float] | None:
     """What an earlier run measured, if it can be read."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))["quotients"]
-        return {kind: float(kept[kind]) for kind in KINDS}
+        return {kind: float(kept[kind]) for kind in (*KINDS, PAIRS)}
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -96,14 +105,23 @@ def keep(path: Path, facts: dict[str, Any], measured: dict[str, float]) -> dict[
     return read(path) or measured
 
 
-def measure(kind: str, isa: str, dtype: torch.dtype) -> float:
-    sides = (dense_side(kind, isa, dtype), compiled_side(kind, isa, dtype))
+def measure(kind: str, isa: str, dtype: torch.dtype, pairs: bool = False) -> float:
+    return time_over(dense_side(kind, isa, dtype), compiled_side(kind, isa, dtype, pairs))
+
+
+def measure_pairs(isa: str) -> float:
+    in_pairs, singly = (compiled_side("pointwise", isa, torch.bfloat16, pairs) for pairs in (True, False))
+    return time_over(in_pairs, singly)
+
+
+def time_over(side: Callable[[int], Any], other: Callable[[int], Any]) -> float:
+    """The time that one side takes over that of the other, both called in turn with the number of the round."""
     best, started, rounds = [math.inf, math.inf], time.perf_counter(), 0
     with torch.inference_mode():
         while rounds < LEAST_ROUNDS or time.perf_counter() - started < LEAST_SECONDS:
-            for i, side in enumerate(sides):
+            for i, each in enumerate((side, other)):
                 start = time.perf_counter()
-                side(rounds)
+                each(rounds)
                 best[i] = min(best[i], time.perf_counter() - start)
             rounds += 1
     return best[0] / best[1]
@@ -133,21 +151,22 @@ def frames(dtype: torch.dtype) -> list[Tensor]:
     return [torch.randn(shape, generator=generator).to(dtype, memory_format=torch.channels_last) for _ in range(2)]
 
 
-def ending(window: Window, isa: str, dtype: torch.dtype) -> tuple[Any, ...]:
+def ending(window: Window, isa: str, dtype: torch.dtype, channels: int = CHANNELS) -> tuple[Any, ...]:
     """What operators take after their own arguments, for all pixels of an output without steps."""
     pixels = window.pixels
-    out = torch.zeros(pixels, CHANNELS, dtype=dtype)
+    out = torch.zeros(pixels, channels, dtype=dtype)
     tally, mask = torch.zeros(5, dtype=torch.int64), torch.zeros(pixels, dtype=torch.uint8)
     listed, refresh = torch.arange(pixels + 1, dtype=torch.int32), torch.zeros(1, dtype=torch.bool)
     return (listed, pixels, [], [], [], None, refresh, 0.0, False, isa, out, mask, tally)
 
 
-def compiled_side(kind: str, isa: str, dtype: torch.dtype) -> Callable[[int], Any]:
-    from deltafx.backends.cpu.convolution import pack
+def compiled_side(kind: str, isa: str, dtype: torch.dtype, pairs: bool = False) -> Callable[[int], Any]:
+    from deltafx.backends.cpu.convolution import can_be_pairs, pack
 
     by_tap, _, window = layer(kind)
     xs = [matrix(x, (1, 1, HEIGHT, WIDTH)) for x in frames(dtype)]
-    given = (pack(by_tap, isa), None, by_tap.shape[0], *window.arguments, *ending(window, isa, dtype))
+    packed = pack(by_tap, isa, pairs and can_be_pairs(by_tap, dtype, isa))
+    given = (packed, None, by_tap.shape[0], *window.arguments, *ending(window, isa, dtype))
     return lambda i: torch.ops.deltafx.convolve.default(xs[i % 2], *given)
 
 

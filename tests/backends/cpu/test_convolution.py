@@ -14,6 +14,9 @@ from deltafx.measure import relative_error
 from deltafx.testing import force_masks
 
 _cpu = pytest.importorskip("deltafx._cpu")
+from deltafx.backends.cpu import convolution  # noqa: E402
+from deltafx.backends.cpu.costs import ending  # noqa: E402
+from deltafx.backends.window import same_pixels  # noqa: E402
 
 # Pieces of one tap, of neighbouring taps, of a part of a tap's channels; runs that end within a row of the window.
 LAYERS = {
@@ -23,6 +26,8 @@ LAYERS = {
     "several_runs_of_a_tap": (nn.Conv2d(300, 40, 3, padding=1), (5, 17)),
     "pointwise": (nn.Conv2d(16, 100, 1), (9, 33)),
     "pointwise_deep": (nn.Conv2d(520, 16, 1), (5, 16)),
+    "pixels_that_share_a_set_of_the_cache": (nn.Conv2d(1024, 140, 1), (4, 17)),
+    "pixels_that_share_a_set_with_stride": (nn.Conv2d(512, 136, 3, stride=2, padding=1), (9, 33)),
     "pointwise_stride": (nn.Conv2d(24, 24, 1, stride=2), (9, 33)),
     "dilation": (nn.Conv2d(12, 17, 3, padding=2, dilation=2), (11, 21)),
     "dilation_beyond_the_map": (nn.Conv2d(12, 17, 3, padding=9, dilation=9), (8, 21)),
@@ -41,6 +46,8 @@ LAYERS = {
     "depthwise_stride_3": (nn.Conv2d(16, 16, 3, stride=3, padding=1, groups=16), (13, 31)),
 }
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 6e-3}
+# The dtype, and whether bfloat16 is multiplied in pairs, where the processor can.
+WAYS = {"float32": (torch.float32, False), "bfloat16": (torch.bfloat16, False), "pairs": (torch.bfloat16, True)}
 
 
 def converted(model: nn.Module, isa: str) -> Any:
@@ -58,10 +65,14 @@ def change(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
 
 @pytest.mark.parametrize("isa", _cpu.instruction_sets)
 @pytest.mark.parametrize("name", LAYERS)
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_layers(name: str, dtype: torch.dtype, isa: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_layers(name: str, way: str, isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layer, size = LAYERS[name]
+    dtype, pairs = WAYS[way]
+    if pairs and not _cpu.pairs(isa):
+        pytest.skip("there are no products in pairs")
+    monkeypatch.setattr(convolution, "pairs_pay", lambda isa: pairs)
     model = nn.Sequential(copy.deepcopy(layer), nn.ReLU()).eval().to(dtype)
     channels = layer.in_channels
     generator = torch.Generator().manual_seed(1)
@@ -140,3 +151,18 @@ def test_what_is_not_updated_stays(isa: str) -> None:
     kept = (mask == 0).unsqueeze(1).expand_as(after)
     assert torch.equal(after[kept], before[kept])
     assert (after != before)[~kept].float().mean() > 0.99
+
+
+def test_weights_in_pairs_are_refused_where_they_cannot_be() -> None:
+    """An odd number of channels, frames in float32, and a processor without the instruction."""
+    for isa in _cpu.instruction_sets:
+        for channels, dtype in ((6, torch.float32), (5, torch.bfloat16), (6, torch.bfloat16)):
+            weight = torch.ones(1, 1, channels, 7)
+            assert convolution.can_be_pairs(weight, dtype, isa) == (
+                _cpu.pairs(isa) and channels == 6 and dtype == torch.bfloat16
+            )
+        window = same_pixels(4)
+        given = ending(window, isa, torch.float32, channels=7)
+        packed = convolution.pack(torch.ones(1, 1, 6, 7), isa, pairs=True)
+        with pytest.raises(ValueError, match="pairs"):
+            torch.ops.deltafx.convolve.default(torch.ones(4, 6), packed, None, 1, *window.arguments, *given)

@@ -55,13 +55,13 @@ def test_a_damaged_file_is_measured_anew(text: str, folder: Path, monkeypatch: p
     kept.write_text(text)
     costs.quotients.cache_clear()
     monkeypatch.setattr(costs, "measure", lambda *_: 0.25)
-    assert set(costs.quotients(ISA, torch.float32, 1).values()) == {0.25}
-    assert costs.read(kept) == dict.fromkeys(costs.KINDS, 0.25)
+    assert costs.quotients(ISA, torch.float32, 1) == {**dict.fromkeys(costs.KINDS, 0.25), costs.PAIRS: 1.0}
+    assert costs.read(kept) == costs.quotients(ISA, torch.float32, 1)
 
 
 def test_the_first_of_several_processes_counts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def measured_meanwhile(*_: Any) -> float:
-        costs.keep(path, {}, dict.fromkeys(costs.KINDS, 0.25))
+        costs.keep(path, {}, dict.fromkeys((*costs.KINDS, costs.PAIRS), 0.25))
         return 0.5
 
     monkeypatch.setattr(costs, "measure", lambda *_: 0.5)
@@ -93,6 +93,21 @@ def test_what_is_hardly_faster_is_not_worth_it(folder: Path, monkeypatch: pytest
     filled = costs.sample_filled(ISA)
     assert costs.dense_share("grouped", filled / 2, ISA, torch.float32) == pytest.approx(0.4)
     assert costs.dense_share("grouped", 2 * filled, ISA, torch.float32) == costs.NEVER
+
+
+@pytest.mark.skipif(not _cpu.pairs(ISA), reason="there are no products in pairs")
+def test_pairs_are_used_where_they_are_clearly_faster(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What dense operators are held against is the faster way."""
+    held_against: list[bool] = []
+    monkeypatch.setattr(costs, "measure", lambda kind, isa, dtype, pairs: held_against.append(pairs) or 1.0)
+    for quotient, pays in ((0.5, True), (0.95, False), (2.0, False)):
+        monkeypatch.setattr(costs, "measure_pairs", lambda *_, quotient=quotient: quotient)
+        costs.quotients.cache_clear()
+        for kept in folder.glob("*"):
+            kept.unlink()
+        assert costs.pairs_pay(ISA) == pays
+        assert set(held_against) == {pays}
+        held_against.clear()
 
 
 def test_nothing_is_measured_without_the_switch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,8 @@ from deltafx.backends.cpu import convolution, separable
 
 NODE_BY_NODE = {"frame_program": False}
 HEIGHT, WIDTH = 45, 61
+# The dtype, and whether bfloat16 is multiplied in pairs, where the processor can.
+WAYS = {"float32": (torch.float32, False), "bfloat16": (torch.bfloat16, False), "pairs": (torch.bfloat16, True)}
 
 
 class Block(nn.Module):
@@ -115,9 +117,13 @@ def within(request: Any, monkeypatch: Any) -> set[str]:
 
 
 @pytest.mark.parametrize("isa", _cpu.instruction_sets)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", BLOCKS)
-def test_it_gives_the_same_bits(name: str, dtype: torch.dtype, isa: str, within: set[str]) -> None:
+def test_it_gives_the_same_bits(name: str, way: str, isa: str, within: set[str], monkeypatch: Any) -> None:
+    dtype, pairs = WAYS[way]
+    if pairs and not _cpu.pairs(isa):
+        pytest.skip("there are no products in pairs")
+    monkeypatch.setattr(convolution, "pairs_pay", lambda isa: pairs)
     dm, stepped = pair(made(BLOCKS[name], dtype), options={"isa": isa})
     for number, frame in enumerate(frames(14, dtype)):
         if number == 10:
