@@ -250,12 +250,13 @@ struct SeparableParts {
   Conv expand;
   int64_t expanded_pixels = 0;
 
-  // The window of a 1x1 convolution.
-  Window same(int64_t rows, int64_t columns) const {
-    return {counting.data(), counting.data(), 1, 1, rows, columns, rows, columns, {0, rows, 0, 1, 1}, {0, columns, 0, 1, 1}};
+  // The window of a 1x1 convolution of a row of pixels.
+  Window same() const {
+    const int64_t columns = static_cast<int64_t>(counting.size());
+    return {counting.data(), counting.data(), 1, 1, 1, columns, 1, columns, {0, 1, 0, 1, 1}, {0, columns, 0, 1, 1}};
   }
 
-  Conv pointwise(const Matrix& x, const Window& window, std::vector<Piece>& pieces, const Tensor& weight,
+  Conv convolution(const Matrix& x, const Window& window, std::vector<Piece>& pieces, const Tensor& weight,
                  const std::optional<Tensor>& bias, int64_t out, const Kernels& k) {
     pieces = pieces_of(window, x.pitch, x.channels);
     Conv conv{x, window, pieces.data(), static_cast<int64_t>(pieces.size()), nullptr, false,
@@ -271,7 +272,7 @@ Between between_of(const std::vector<Step>& steps, Dtype dtype) {
 
 }  // namespace
 
-Call separable_call(const Ending& ending, const Tensor& x, const std::optional<Layer>& expand,
+Call separable_call(const Ending& ending, const Tensor& x, const std::optional<Windowed>& expand,
                     const std::optional<Tensor>& expanded, const Layer& depthwise, const Tensor& weight,
                     const std::optional<Tensor>& bias, const Tensor& rows, const Tensor& columns, int64_t in_rows,
                     int64_t in_columns) {
@@ -284,14 +285,18 @@ Call separable_call(const Ending& ending, const Tensor& x, const std::optional<L
                     " channels in, ", channels, " filtered");
   constexpr int64_t kTilePixels = 1024;  // more than a tile has
   const auto parts = std::make_shared<SeparableParts>();
-  parts->counting.resize(std::max({kTilePixels, in_rows, in_columns}));
+  parts->counting.resize(kTilePixels);
   std::iota(parts->counting.begin(), parts->counting.end(), 0);
   Separable kernel{};
   int64_t* tally = nullptr;
   if (expand) {
-    const auto& [own, own_bias, own_operands, own_steps, own_numbers] = *expand;
+    const auto& [layer, ys, xs, x_rows, x_columns] = *expand;
+    const auto& [own, own_bias, own_operands, own_steps, own_numbers] = layer;
+    const Window own_window = window_of(ys, xs, x_rows, x_columns);
+    TORCH_CHECK_VALUE(own_window.out_rows == in_rows && own_window.out_columns == in_columns, "separable: the expanded map"
+                      " is not the one that is filtered");
     parts->expand_steps = steps_of(own_operands, own_steps, own_numbers, channels);
-    parts->expand = parts->pointwise(from, parts->same(in_rows, in_columns), parts->expand_pieces, own, own_bias, channels, k);
+    parts->expand = parts->convolution(from, own_window, parts->expand_pieces, own, own_bias, channels, k);
     parts->spans = spans_of(window);
     kernel.expand = &parts->expand, kernel.spans = parts->spans.data();
     kernel.expanded = between_of(parts->expand_steps, from.dtype);
@@ -303,7 +308,7 @@ Call separable_call(const Ending& ending, const Tensor& x, const std::optional<L
                       data<float>(taps, at::kFloat, window.kernel_rows * window.kernel_columns * channels, "taps"),
                       data<float>(shifts, at::kFloat, channels, "shifts")};
   kernel.filtered = between_of(parts->depthwise_steps, from.dtype);
-  kernel.project = parts->pointwise({nullptr, channels, channels, from.dtype}, parts->same(1, kTilePixels),
+  kernel.project = parts->convolution({nullptr, channels, channels, from.dtype}, parts->same(),
                                     parts->project_pieces, weight, bias, ending.out.size(1), k);
   return Call(ending, [kernel, parts, tally, &k](const Job& job) {
     const int64_t updated = k.separable(kernel, job);

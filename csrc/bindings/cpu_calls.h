@@ -110,9 +110,10 @@ Call depthwise_call(const Ending& ending, const Tensor& x, const Tensor& weight,
                     const Tensor& rows, const Tensor& columns, int64_t in_rows, int64_t in_columns);
 // A layer whose map is not stored: weight, bias, and the operands, codes and numbers of its steps.
 using Layer = std::tuple<Tensor, std::optional<Tensor>, std::vector<Tensor>, std::vector<int64_t>, std::vector<double>>;
+using Windowed = std::tuple<Layer, Tensor, Tensor, int64_t, int64_t>;  // with the tables and the input of its window
 // `expanded` is the tally of the expansion's node. The window is the depthwise convolution's, weight and bias are the
 // projection's.
-Call separable_call(const Ending& ending, const Tensor& x, const std::optional<Layer>& expand,
+Call separable_call(const Ending& ending, const Tensor& x, const std::optional<Windowed>& expand,
                     const std::optional<Tensor>& expanded, const Layer& depthwise, const Tensor& weight,
                     const std::optional<Tensor>& bias, const Tensor& rows, const Tensor& columns, int64_t in_rows,
                     int64_t in_columns);

@@ -148,7 +148,7 @@ constexpr int64_t kMostBands = 16;  // output rows whose windows are held at onc
 std::vector<int64_t> spans_of(const Window& window);
 
 struct Separable {
-  const Conv* expand;        // 1x1; null: the depthwise convolution reads what is stored
+  const Conv* expand;        // null: the depthwise convolution reads what is stored
   const int64_t* spans;      // of the depthwise convolution's window
   Between expanded;          // what it gives, which the depthwise convolution reads instead of its x
   int64_t* expanded_pixels;  // is set to how many pixels it computed

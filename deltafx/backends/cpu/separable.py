@@ -1,6 +1,6 @@
 """Which layers of a frame's program run together, without storing what is between them.
 
-A depthwise convolution that a 1x1 convolution alone reads, and the 1x1 convolution before it that it alone reads: the
+A depthwise convolution that a 1x1 convolution alone reads, and the convolution before it that it alone reads: the
 blocks of MobileNets and their kin, whose expanded maps are the largest of the network. In the graph they stay nodes of
 their own, and node by node they run as such; after a frame of a program their buffers are out of date, so that they are
 refreshed when they run next. What they compute has the same bits either way.
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Bytes of an expanded map from which on it is not stored. A smaller one stays in the caches, and storing it saves
 # computing what the windows of updated pixels read besides them.
 LEAST_EXPANDED = 6_000_000
+MOST_TERMS = 96  # of the expansion's sums: with more, storing is sooner done than computing again
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Separable:
     def arguments(self) -> tuple[Any, ...]:
         """As the program takes them, before those of every kernel."""
         first = self.expand or self.depthwise
-        expand = None if self.expand is None else self.expand.own_arguments
+        expand = None
+        if self.expand is not None:
+            expand = (self.expand.own_arguments, *self.expand.kernel.window.arguments)
         tally = None if self.expand is None else self.expand.kernel.leaf.tally
         weight, bias = self.project.own_arguments[:2]
         window = self.depthwise.kernel.window.arguments
@@ -84,7 +87,7 @@ def separables(graph_module: fx.GraphModule, plan: Plan) -> Iterator[Separable]:
         if depthwise is None or not is_pointwise(project) or depthwise.kernel.name != "depthwise":
             continue
         expand = before(node.all_input_nodes[0], layers, plan)
-        if expand is not None and not (is_pointwise(expand) and pays(expand)):
+        if expand is not None and not pays_anew(expand):
             expand = None
         yield Separable(expand, depthwise, project)
 
@@ -126,5 +129,10 @@ def is_counting(table: Tensor, size: int) -> bool:
     return table.shape == (size, 1) and bool((table[:, 0] == torch.arange(size)).all())
 
 
-def pays(layer: Layer) -> bool:
-    return layer.kernel.leaf.bytes >= LEAST_EXPANDED
+def pays_anew(layer: Layer) -> bool:
+    """Whether what a convolution gives is better computed anew than stored."""
+    kernel = layer.kernel
+    if kernel.name != "convolve" or kernel.arguments[3] != 1 or not layer.state.aligned:
+        return False
+    terms = kernel.window.taps * kernel.arguments[0].shape[1]
+    return kernel.leaf.bytes >= LEAST_EXPANDED and terms <= MOST_TERMS

@@ -32,11 +32,11 @@ class Block(nn.Module):
 
     def __init__(
         self, channels: int = 13, kernel: int = 3, stride: int = 1, dilation: int = 1, mode: str = "zeros",
-        residual: bool = False, out: int = 9,
+        residual: bool = False, out: int = 9, expand: tuple[int, int] = (1, 1),
     ) -> None:  # fmt: skip
         super().__init__()
         self.stem = nn.Conv2d(3, 9, 3, 1, 1)
-        self.expand = nn.Conv2d(9, channels, 1)
+        self.expand = nn.Conv2d(9, channels, *expand, expand[0] // 2)  # kernel and stride
         pad = dilation * (kernel // 2)
         self.depthwise = nn.Conv2d(
             channels, channels, kernel, stride, pad, dilation, groups=channels, padding_mode=mode, bias=residual
@@ -62,6 +62,8 @@ BLOCKS: dict[str, Callable[[], nn.Module]] = {
     "dilated": lambda: Block(16, dilation=2),
     "reflected": lambda: Block(16, mode="reflect"),
     "circular": lambda: Block(16, mode="circular"),
+    "expanded by a window": lambda: Block(16, expand=(3, 2)),
+    "expanded by a window, replicated": lambda: Block(18, stride=2, expand=(3, 1), mode="replicate"),
     "many channels": lambda: Block(330, out=270),
 }
 
@@ -263,3 +265,13 @@ def test_pixels_that_windows_read_besides_are_counted(monkeypatch: Any) -> None:
     assert not_stored(dm) == {"expand", "depthwise"}
     computed = [each.runtime.plans[0].nodes["expand"].leaves[0].tally[COMPUTED].item() for each in (dm, stepped)]
     assert computed == [7 * 7, 3 * 3]  # the windows of the 5x5 pixels that the depthwise convolution computes
+
+
+def test_what_takes_long_to_expand_is_stored(monkeypatch: Any) -> None:
+    monkeypatch.setattr(separable, "LEAST_EXPANDED", 0)
+    for most, within in ((9, {"expand", "depthwise"}), (8, {"depthwise"})):
+        monkeypatch.setattr(separable, "MOST_TERMS", most)
+        dm, stepped = pair(made(lambda: Block(16)))
+        for frame in frames(3):
+            assert_same(dm, stepped, frame)
+        assert not_stored(dm) == within
