@@ -36,7 +36,7 @@ CLEARLY = 0.9  # a dense operator that takes a larger part of the kernel's time 
 CHANNELS, HEIGHT, WIDTH, GROUPS = 64, 36, 48, 16
 KINDS = ("pointwise", "window", "grouped", "transposed")
 PAIRS = "pairs"  # the time of products in pairs over that of float32 ones, of a pointwise layer
-LEAST_SECONDS, LEAST_ROUNDS = 0.05, 3
+LEAST_SECONDS, LEAST_ROUNDS = 0.05, 8
 
 
 def dense_share(kind: str, filled: float, isa: str, dtype: torch.dtype) -> float:
