@@ -158,7 +158,8 @@ static std::vector<Step> steps_of(at::TensorList operands, at::IntArrayRef steps
     TORCH_CHECK_VALUE((step.code >= Code::add) == (step.kind != Operand::none), "steps: a code and its operand");
     if (step.kind != Operand::none && step.kind != Operand::number) {
       TORCH_CHECK_VALUE(operand < operands.size(), "operands: fewer than the steps name");
-      TORCH_CHECK_VALUE(step.kind == Operand::per_channel || pixels > 0, "steps: an operand of a map that is not stored");
+      TORCH_CHECK_VALUE(step.kind == Operand::per_channel || pixels > 0,
+                        "steps: an operand of a map that is not stored");
       const Tensor& tensor = operands[operand++];
       step.operand = matrix(tensor, "operand");
       const int64_t rows = step.kind == Operand::per_channel ? 1 : step.kind == Operand::per_stream ? streams : pixels;
@@ -206,8 +207,8 @@ static void take_weights(Conv& conv, const Tensor& weight, const Kernels& k) {
     return;
   }
   TORCH_CHECK_VALUE(multiplies_pairs(k), "weight: bfloat16 is not multiplied in pairs here; float32 is needed");
-  TORCH_CHECK_VALUE(conv.in_per_group % 2 == 0 && conv.x.dtype == Dtype::bfloat16, "weight: pairs need an even number of "
-                    "channels in bfloat16; got ", conv.in_per_group);
+  TORCH_CHECK_VALUE(conv.in_per_group % 2 == 0 && conv.x.dtype == Dtype::bfloat16,
+                    "weight: pairs need an even number of channels in bfloat16; got ", conv.in_per_group);
   conv.weight = data<at::BFloat16>(weight, at::kBFloat16, size, "weight");
 }
 
@@ -293,8 +294,8 @@ Call separable_call(const Ending& ending, const Tensor& x, const std::optional<W
     const auto& [layer, ys, xs, x_rows, x_columns] = *expand;
     const auto& [own, own_bias, own_operands, own_steps, own_numbers] = layer;
     const Window own_window = window_of(ys, xs, x_rows, x_columns);
-    TORCH_CHECK_VALUE(own_window.out_rows == in_rows && own_window.out_columns == in_columns, "separable: the expanded map"
-                      " is not the one that is filtered");
+    TORCH_CHECK_VALUE(own_window.out_rows == in_rows && own_window.out_columns == in_columns,
+                      "separable: the expanded map is not the one that is filtered");
     parts->expand_steps = steps_of(own_operands, own_steps, own_numbers, channels);
     parts->expand = parts->convolution(from, own_window, parts->expand_pieces, own, own_bias, channels, k);
     parts->spans = spans_of(window);

@@ -16,4 +16,5 @@
 #include "enter.h"
 
 extern const Kernels kKernels;
-const Kernels kKernels = {kName, kPanelVecs * Vec::width, Pairs::kThere, convolve, depthwise, separable, pool, copy, reduce, enter};
+const Kernels kKernels = {kName,     kPanelVecs * Vec::width, Pairs::kThere, convolve, depthwise,
+                          separable, pool,                    copy,          reduce,   enter};

@@ -1,11 +1,12 @@
-// The kernels with AVX-512, for processors that have it. Of avx512_bf16, which not all of those have, compilers use only what
-// is named, and that is products in pairs.
+// The kernels with AVX-512, for processors that have it. Of avx512_bf16, which not all of those have, compilers use only
+// what is named, and that is products in pairs.
 #include "kernels.h"
 
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma"))), \
+                             apply_to = function)
 #elif defined(__GNUC__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // of GCC's own intrinsics
 #pragma GCC diagnostic ignored "-Wuninitialized"

@@ -42,8 +42,8 @@ struct Block {
   const Piece* end;
 };
 
-// What is to be fetched meanwhile, `step` bytes with each step of the sum: what is multiplied next, and what is compared
-// and written over at the end.
+// What is to be fetched meanwhile, so many bytes with each step of the sum: what is multiplied next, and what is
+// compared and written over at the end.
 struct Soon {
   const char* next;
   int64_t next_step;
@@ -403,7 +403,8 @@ int64_t convolve_as(const Conv& conv, Job job) {
   return for_each_tile(job, kTileRows, together, weights * conv.groups,
                        [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool first) {
                          const int64_t calls = calls_of(conv, rows);
-                         const Region input = near && !first ? input_after<T>(conv, pixels[rows - 1], rows, calls) : Region{};
+                         const bool here = near && !first;
+                         const Region input = here ? input_after<T>(conv, pixels[rows - 1], rows, calls) : Region{};
                          convolve_rows<T>(conv, bounds, pixels, 0, panels,
                                           {rows, tile, stride, input, compared(job.commit, pixels, rows, calls)});
                        });

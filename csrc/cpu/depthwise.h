@@ -26,7 +26,7 @@ struct Steps {
 constexpr int64_t kAhead = 1024;  // channels between what is read and what is fetched
 
 // P pixels of a run; `lines` has the first tap in each of K rows. With S > 0 pixels are S taps apart, and what several
-// read is loaded once. What comes next in a map that is far is fetched, and the old values at `old`, unless that is null.
+// read is loaded once. What comes next in a map that is far is fetched, and the old values at `old` unless it is null.
 template <class T, int K, int S, int P, bool kFar>
 void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* const* lines, const Steps& steps, const char* old,
                    float* tile, int64_t stride) {
@@ -71,8 +71,8 @@ void depthwise_few(const Depthwise& d, const Bounds& bounds, const T* const* lin
 }
 
 template <class T, int K, int S, bool kFar>
-void depthwise_run(const Depthwise& d, const Bounds& bounds, const T** lines, const Steps& steps, const char* old, int count,
-                   float* tile, int64_t stride) {
+void depthwise_run(const Depthwise& d, const Bounds& bounds, const T** lines, const Steps& steps, const char* old,
+                   int count, float* tile, int64_t stride) {
   constexpr int together = 4;
   const auto next = [&](int pixels) {
     for (int i = 0; i < K; ++i) lines[i] += pixels * steps.pixel;
@@ -96,9 +96,10 @@ void depthwise_run(const Depthwise& d, const Bounds& bounds, const Lines& map, c
   for (int i = 0; i < K; ++i)
     lines[i] = map.line(place.n, w.y.first(place.y) + i * w.y.step) + w.x.first(place.x) * map.pitch;
   constexpr bool kFar = Lines::kFar;
-  if (w.x.stride == w.x.step) return depthwise_run<T, K, 1, kFar>(d, bounds, lines, steps, old, count, tile, stride);
-  if (w.x.stride == 2 * w.x.step) return depthwise_run<T, K, 2, kFar>(d, bounds, lines, steps, old, count, tile, stride);
-  depthwise_run<T, K, 0, kFar>(d, bounds, lines, steps, old, count, tile, stride);
+  const int64_t apart = w.x.stride == w.x.step ? 1 : w.x.stride == 2 * w.x.step ? 2 : 0;
+  if (apart == 1) depthwise_run<T, K, 1, kFar>(d, bounds, lines, steps, old, count, tile, stride);
+  else if (apart == 2) depthwise_run<T, K, 2, kFar>(d, bounds, lines, steps, old, count, tile, stride);
+  else depthwise_run<T, K, 0, kFar>(d, bounds, lines, steps, old, count, tile, stride);
 }
 
 // How many of the listed pixels follow each other in the inner part of one image row.
@@ -112,8 +113,8 @@ inline int run_length(const Window& w, const Place& place, const int32_t* pixels
 
 // The new values of some pixels. `old` has what is compared with them, or nothing.
 template <class T, class Lines>
-void depthwise_rows(const Depthwise& d, const Bounds& bounds, const Lines& map, const Matrix& old, const int32_t* pixels,
-                    int rows, float* tile, int64_t stride) {
+void depthwise_rows(const Depthwise& d, const Bounds& bounds, const Lines& map, const Matrix& old,
+                    const int32_t* pixels, int rows, float* tile, int64_t stride) {
   const Window& w = d.window;
   const int64_t side = w.kernel_rows == w.kernel_columns ? w.kernel_rows : 0;
   const int64_t old_pixel = old.pitch * static_cast<int64_t>(sizeof(T));
@@ -141,9 +142,10 @@ int64_t depthwise_as(const Depthwise& d, Job job) {
   const Bounds bounds = take_bounds(job.commit.steps, job.commit.step_count);
   const int64_t cost = d.x.channels * d.window.kernel_rows * d.window.kernel_columns;
   const auto map = Stored<T>::of(d.x, d.window);
-  return for_each_tile(job, 4, near_rows(d.x.channels), cost, [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool) {
+  const auto fill = [&](const int32_t* pixels, int rows, float* tile, int64_t stride, bool) {
     depthwise_rows<T>(d, bounds, map, job.commit.out, pixels, rows, tile, stride);
-  });
+  };
+  return for_each_tile(job, 4, near_rows(d.x.channels), cost, fill);
 }
 
 inline int64_t depthwise(const Depthwise& d, const Job& job) {

@@ -120,8 +120,8 @@ struct Conv {
   Window window;
   const Piece* pieces;
   int64_t piece_count;
-  // Packed, zero beyond out_per_group: float32 [groups][panels][taps * in_per_group][panel], or, with `in_pairs`, bfloat16
-  // [groups][panels][taps * in_per_group / 2][panel][2] of an even number of channels, for an x in bfloat16.
+  // Packed, zero beyond out_per_group: float32 [groups][panels][taps * in_per_group][panel], or, with `in_pairs`,
+  // bfloat16 [groups][panels][taps * in_per_group / 2][panel][2] of an even number of channels, for an x in bfloat16.
   const void* weight;
   bool in_pairs;
   const float* bias;    // [groups * out_per_group], or null

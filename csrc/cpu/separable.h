@@ -1,5 +1,5 @@
-// A depthwise convolution and the 1x1 convolution that alone reads it, with the convolution before it where that is read
-// by it alone: out[p] = project(depthwise(expand(x)))[p]. The maps in between, which are the largest of a network, are
+// A depthwise convolution and the 1x1 convolution that alone reads it, with the convolution before it where it alone
+// reads that: out[p] = project(depthwise(expand(x)))[p]. The maps in between, which are the largest of a network, are
 // nowhere stored: of the expanded one a thread keeps as many image rows as a few output rows read, in the second-level
 // cache, and of the other one a tile. Each value is the one that the kernels give that store them, bit for bit.
 #pragma once

@@ -44,8 +44,8 @@ struct Shares {
   }
 };
 
-// fill(pixels, rows, tile, stride, first) writes the new values of `rows` pixels, [rows, channels], into the tile; `first`
-// is the first of a thread. Tiles are as `Shares` says. Returns how many pixels were updated.
+// fill(pixels, rows, tile, stride, first) writes the new values of `rows` pixels, [rows, channels], into the tile;
+// `first` is the first of a thread. Tiles are as `Shares` says. Returns how many pixels were updated.
 template <class F>
 int64_t for_each_tile(const Job& job, int64_t whole, int64_t rows_at_most, int64_t cost, F fill) {
   const int64_t stride = tile_stride(job.commit.out.channels);
