@@ -80,15 +80,17 @@ class Separable:
 
 
 def separables(graph_module: fx.GraphModule, plan: Plan) -> Iterator[Separable]:
-    """Those of a plan, in order; no layer is in two of them, since each is read by its successor alone."""
+    """Those of a plan, in order; no layer is in two of them: what projects in one does not expand in the next."""
     layers = dict(layers_of(graph_module, plan))
+    projecting: set[int] = set()
     for node, project in layers.items():
         depthwise = before(node, layers, plan)
         if depthwise is None or not is_pointwise(project) or depthwise.kernel.name != "depthwise":
             continue
         expand = before(node.all_input_nodes[0], layers, plan)
-        if expand is not None and not pays_anew(expand):
+        if expand is not None and (id(expand.state) in projecting or not pays_anew(expand)):
             expand = None
+        projecting.add(id(project.state))
         yield Separable(expand, depthwise, project)
 
 

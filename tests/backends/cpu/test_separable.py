@@ -215,6 +215,26 @@ def test_a_threshold_may_come_and_go(within: set[str]) -> None:
     torch.testing.assert_close(output, dense, rtol=1e-4, atol=1e-4)
 
 
+class Chain(Block):
+    """A depthwise convolution reads what another block projects."""
+
+    def __init__(self) -> None:
+        super().__init__(16, out=16)
+        self.second, self.last = nn.Conv2d(16, 16, 3, 1, 1, groups=16), nn.Conv2d(16, 7, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.project(self.depthwise(torch.relu(self.expand(torch.relu(self.stem(x))))))
+        return self.last(torch.relu(self.second(torch.relu(x))))
+
+
+def test_what_one_block_projects_the_next_one_reads(within: set[str]) -> None:
+    dm, stepped = pair(made(Chain))
+    for frame in frames(6):
+        assert_same(dm, stepped, frame)
+    assert_same_states(dm, stepped)
+    assert not_stored(dm) == {*within, "second"}
+
+
 class Shared(Block):
     """What is between is read by others too."""
 
