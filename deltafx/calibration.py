@@ -30,6 +30,8 @@ class Measured:
     macs_ratio: float
     values: dict[str, float]  # the same in the task's usual terms
     frames: int
+    deviation: float = 0.0  # by which the error of as many other frames may differ, by chance
+    distance: float = 0.0  # the smooth one, as a share of the outputs' squared size
 
 
 @dataclass(frozen=True)

@@ -69,7 +69,8 @@ def convert(
             2 / refresh_within of the dense network's work, and that for the borders of strips.
         refresh_touched: every so many frames, what passed the input's gate since the last time is computed anew at
             every node, whatever thresholds withhold; where little moves it costs much less than a frame in full. Slow
-            changes that stay under the gate are for `refresh_every`, which may be given with it.
+            changes that stay under the gate are for `refresh_every`, which may be given with it. Modes "balanced" and
+            "fast" do it every 30 frames, with payload "value" and where no refresh is given.
         strict: refuse a model that keeps dense islands not named in `keep_dense`.
         dump: a folder for the graph after each pass; of a model in parts, with a folder for each of them.
         options: see `deltafx.settings.Options`.

@@ -31,12 +31,13 @@ class Mode:
     threshold: float
     at_ends: float
     input_gate: InputGate | None
+    refresh_touched: int | None = None  # not with payload "difference", which has none
 
 
 MODES = {
     "exact": Mode(0.0, 0.0, None),
-    "balanced": Mode(0.2, 0.05, AUTO),
-    "fast": Mode(0.4, 0.08, replace(AUTO, threshold=2 * AUTO.threshold)),
+    "balanced": Mode(0.2, 0.05, AUTO, refresh_touched=30),
+    "fast": Mode(0.4, 0.05, replace(AUTO, threshold=2 * AUTO.threshold), refresh_touched=30),
 }
 
 
@@ -186,8 +187,11 @@ def resolve(
         "refresh_within": refresh_within,
         "refresh_touched": refresh_touched,
     }
-    if calibration is not None and all(every is None for every in named_refreshes.values()):
-        named_refreshes = {name: getattr(calibration, name) for name in named_refreshes}
+    if all(every is None for every in named_refreshes.values()):
+        if calibration is not None:
+            named_refreshes = {name: getattr(calibration, name) for name in named_refreshes}
+        elif payload == "value":
+            named_refreshes["refresh_touched"] = defaults.refresh_touched
     for name, every in named_refreshes.items():
         if every is not None and (not isinstance(every, int) or isinstance(every, bool) or every < 1):
             raise ConvertError(f"{name}: a number of frames, 1 or more, is expected; got {every!r}.")

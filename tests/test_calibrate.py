@@ -336,4 +336,4 @@ def test_too_few_frames_are_refused(model):
 def test_tells_what_it_does(model):
     said = []
     deltafx.calibrate(deltafx.convert(model), noisy(6), rounds=1, progress=said.append)
-    assert {"dense network", "sensitivities", "probing stem"} <= set(said)
+    assert {"dense network", "sensitivities", "screening all thresholds"} <= set(said)

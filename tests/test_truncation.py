@@ -52,7 +52,7 @@ def shifted(x, *change):
     [
         ("exact", 0, 0, None),
         ("balanced", 0.2, 0.05, deltafx.InputGate(threshold=4, window=7, dilation=5, noise=4, drift=12)),
-        ("fast", 0.4, 0.08, deltafx.InputGate(threshold=8, window=7, dilation=5, noise=4, drift=12)),
+        ("fast", 0.4, 0.05, deltafx.InputGate(threshold=8, window=7, dilation=5, noise=4, drift=12)),
     ],
 )
 def test_a_mode_sets_gate_and_thresholds(mode, inside, at_ends, gate):
@@ -60,6 +60,15 @@ def test_a_mode_sets_gate_and_thresholds(mode, inside, at_ends, gate):
     found = [getattr(dm, name).truncation.threshold.value for name in ("first", "second", "head")]
     assert found == [at_ends, inside, at_ends]
     assert dm.get_submodule("dense_to_delta.x").gate == gate
+
+
+@pytest.mark.parametrize("mode", ["balanced", "fast"])
+def test_what_a_mode_withholds_arrives_by_a_refresh(mode):
+    assert deltafx.convert(small(), mode=mode).runtime.settings.refresh_touched == 30
+    assert deltafx.convert(small(), mode=mode, refresh_every=50).runtime.settings.refresh_touched is None
+    difference = deltafx.convert(small(), mode=mode, payload="difference")
+    assert difference.runtime.settings.refresh_touched is None  # it has none
+    assert deltafx.convert(small()).runtime.settings.refresh_touched is None
 
 
 def test_explicit_arguments_win_over_the_mode():
