@@ -15,13 +15,14 @@ from deltafx.gate import AUTO, InputGate
 from deltafx.greedy import greedy
 from deltafx.metrics import metric_of
 from deltafx.retune import restored, truncation_points
-from deltafx.screening import slopes
+from deltafx.screening import slopes, two_level_design
 from deltafx.starts import Start, starts
 from deltafx.trials import MOST, Thresholds, Trials, scaled, together
 
 METHODS = ("sensitivity", "greedy")
 HELD_OUT = 1 / 3  # of the frames, the last ones: to verify
-SCREENED = 48  # frames for each run of a screening design
+SCREENED, MOST_SCREENED = 2200, 48  # frames of all runs of a screening design, about; and of one at most
+FEWEST = 12  # of one
 LEAST = 0.003  # scale
 STEP = 0.25  # by which logarithms of thresholds are raised and lowered to see what they do
 MOVES = (0.6, 0.3)  # that of the threshold that is moved most; the second where the first goes too far
@@ -197,11 +198,12 @@ class Search:
     def move(self, shape: Thresholds, best: Measured, number: int) -> tuple[Thresholds, Measured] | None:
         """Other thresholds that save as much with a smaller distance, if there are some where the slopes point."""
         at = {path: value for path, value in scaled(shape, best.scale).items() if value > 0}
-        first = number * SCREENED % max(1, len(self.trials.frames) - SCREENED)
+        count = max(FEWEST, min(MOST_SCREENED, SCREENED // len(two_level_design(len(at)))))
+        first = number * count % max(1, len(self.trials.frames) - count)
 
         def probe(thresholds: Thresholds) -> tuple[float, float]:
             self.tell("screening all thresholds")
-            found = self.trials.measure(thresholds, first=first, count=SCREENED)
+            found = self.trials.measure(thresholds, first=first, count=count)
             return math.log(1 / found.macs_ratio), math.log(max(found.distance, 1e-12))
 
         macs, distances = slopes(probe, at, STEP)
