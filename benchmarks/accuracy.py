@@ -45,8 +45,8 @@ say = Console(stderr=True, highlight=False)
 class Bench:
     """One case: its frames, and what the dense network says of them."""
 
-    def __init__(self, name: str, folder: Path, keep: Callable[[Row], None]):
-        self.name, self.case, self.keep = name, CASES[name], keep
+    def __init__(self, name: str, folder: Path, calibrations: Path, keep: Callable[[Row], None]):
+        self.name, self.case, self.calibrations, self.keep = name, CASES[name], calibrations, keep
         self.network = self.case.network(folder)
         self.folder = folder
         self.dense = self.network.model.to(memory_format=torch.channels_last)
@@ -166,7 +166,7 @@ class Bench:
             self.measure(f"calibrated, error up to {budget:g}, thresholds times {scale:g}", dm)
 
     def file(self, budget: float, ending: str = "") -> Path:
-        return Path("benchmarks/results/calibrations") / f"{self.name.replace(' ', '_')}_{budget:g}{ending}.json"
+        return self.calibrations / f"{self.name.replace(' ', '_')}_{budget:g}{ending}.json"
 
     def run(self, policies: str) -> None:
         if policies in (ALL, CALIBRATED):
@@ -194,13 +194,14 @@ def main(
     policies: Annotated[
         str, typer.Option(help="all, calibrated, frontier: of calibrations that are there, others, greedy")
     ] = "all",
-    out: Annotated[Path, typer.Option(help="JSON; a table and a plot are written beside it")] = Path(
+    out: Annotated[Path, typer.Option(help="JSON; a table, a plot and the calibrations are written beside it")] = Path(
         "benchmarks/results/accuracy.json"
     ),
 ) -> None:
     """Every policy on every case; other results that are there already are kept."""
     rows: list[dict[str, Any]] = json.loads(out.read_text())["results"] if out.is_file() else []
-    Path("benchmarks/results/calibrations").mkdir(parents=True, exist_ok=True)
+    calibrations = out.parent / "calibrations"
+    calibrations.mkdir(parents=True, exist_ok=True)
 
     found = {**surroundings(), "commit": "of each row, in the JSON"}
     commit = surroundings()["commit"]  # before results are written into the tree
@@ -216,7 +217,7 @@ def main(
         plot(results, out.with_suffix(".png"))
 
     for name in cases.split(","):
-        Bench(name, data, keep).run(policies)
+        Bench(name, data, calibrations, keep).run(policies)
 
 
 if __name__ == "__main__":
