@@ -52,6 +52,7 @@ class Way:
     gate: InputGate
     decide: Decide | None = None  # None: as the compiled backends do
     norm: str = "rms"
+    at_ends: float = FAST.at_ends
 
 
 def sizes(new: Tensor, old: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -143,7 +144,7 @@ class Street:
 
         found = []
         for scale in SCALES:
-            inside, ends = Threshold(scale * FAST.threshold), Threshold(FAST.at_ends)
+            inside, ends = Threshold(scale * FAST.threshold), Threshold(way.at_ends)
             retune(dm, {path: ends if node.at_end else inside for path, node in points.items()}, way.norm, way.gate)
             dm(self.shown[0])
             for graph in graphs_of(dm):
@@ -188,6 +189,8 @@ def ways_of(street: Street) -> dict[str, Way]:
     weights = weights_of_channels(dm, [street.shown[number] for number in LOOKED_AT if number < len(street.shown)])
     return {
         'mode "fast"': Way(gate),
+        "thresholds at the ends 0.12": Way(gate, at_ends=0.12),
+        "thresholds at the ends 0.02": Way(gate, at_ends=0.02),
         "gate: half the threshold": Way(replace(gate, threshold=gate.threshold / 2)),
         "gate: 1.5 times the threshold": Way(replace(gate, threshold=1.5 * gate.threshold)),
         "gate: the same, and half of that within 8 pixels": Way(

@@ -17,7 +17,7 @@ from deltafx.metrics import metric_of
 from deltafx.retune import restored, truncation_points
 from deltafx.screening import slopes, two_level_design
 from deltafx.starts import Start, starts
-from deltafx.trials import MOST, Thresholds, Trials, scaled, together
+from deltafx.trials import MOST, Thresholds, Trials, level, scaled, together
 
 METHODS = ("sensitivity", "greedy")
 HELD_OUT = 1 / 3  # of the frames, the last ones: to verify
@@ -209,10 +209,10 @@ class Search:
         macs, distances = slopes(probe, at, STEP)
         towards = direction(macs, distances)
         for step in MOVES if towards else ():
-            moved = {path: value * math.exp(step * towards[path]) for path, value in at.items()}
-            found = self.with_savings({**shape, **moved}, best.macs_ratio)
+            moved = {**shape, **level({path: value * math.exp(step * towards[path]) for path, value in at.items()})}
+            found = self.with_savings(moved, best.macs_ratio)
             if found.distance < best.distance and found.macs_ratio >= (1 - SAME) * best.macs_ratio:
-                return {**shape, **moved}, found
+                return moved, found
         return None
 
     def with_savings(self, shape: Thresholds, macs_ratio: float) -> Measured:

@@ -17,11 +17,10 @@ from deltafx.gate import AUTO, InputGate
 from deltafx.graph_module import DeltaGraphModule
 from deltafx.node import DeltaNode
 from deltafx.sensitivity import sensitivities
-from deltafx.trials import Thresholds, Trials
+from deltafx.trials import Thresholds, Trials, level
 
 LOOKED_AT = 6  # frames for the backward pass
 USUAL, AT_ENDS = 0.3, 0.04  # thresholds: of most, and where the input is read or results leave
-HIGHEST = 1.5  # times the median threshold: higher ones rest on what these frames happen not to show
 PAPER = InputGate(16, dilation=7)  # largest channel change of a pixel; DeltaCNN, supplement
 
 
@@ -74,8 +73,7 @@ def by_sensitivity(points: Mapping[str, DeltaNode], sensitivity: Mapping[str, fl
         return dict.fromkeys(points, USUAL)
     middle = median(known)
     shape = {path: USUAL * math.sqrt(middle / max(sensitivity.get(path, middle), 1e-12 * middle)) for path in points}
-    highest = HIGHEST * median(shape.values())
-    return {path: min(value, highest) for path, value in shape.items()}
+    return level(shape)
 
 
 def is_nonlinear(node: DeltaNode) -> bool:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from statistics import stdev
+from dataclasses import dataclass
+from statistics import median, stdev
 from typing import Any
+
+import torch
+from torch import Tensor
 
 from deltafx.calibration import Measured
 from deltafx.converted import Converted, forget_counts, settings_of
 from deltafx.gate import InputGate
+from deltafx.measure import tensors_of
 from deltafx.metrics import Metric
 from deltafx.report import report
 from deltafx.retune import dense, refresh_every, retune
@@ -17,12 +22,36 @@ from deltafx.truncation import Threshold
 
 BLOCKS, LEAST_BLOCK = 8, 4  # runs of neighbouring frames by which errors are told from chance; frames of one at least
 UNKNOWN = 0.1  # of the error, where there are too few frames to tell
+SAMPLED = 50_000  # elements of an output that are remembered of a frame, about
 
 Thresholds = dict[str, float]
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is remembered of the dense network's outputs for a frame."""
+
+    kept: Any  # what the metric asks for
+    samples: list[Tensor]
+
+    @classmethod
+    def of(cls, metric: Metric, outputs: Any) -> Wanted:
+        return cls(metric.kept(outputs), samples_of(outputs))
+
+
+def samples_of(outputs: Any) -> list[Tensor]:
+    """Of each output elements at equal distances, odd ones so that all channels and columns take part."""
+    flat = [each.detach().flatten().double() for each in tensors_of(outputs) if each.is_floating_point()]
+    return [each[:: len(each) // SAMPLED // 2 * 2 + 1].clone() for each in flat]
+
+
 class Errors:
-    """Adds up what a run of frames shows: by the metric, over all of them and by block, and the smooth distance."""
+    """Adds up what a run of frames shows: by the metric, over all of them and by block, and distances.
+
+    A metric sees what these frames show: a detector's level for large objects may stand for nothing where there are
+    none. So `distance` is the mean (of logarithms) of the metric's own and of how far outputs are from the dense
+    network's, each relative to its own size.
+    """
 
     def __init__(self, metric: Metric, frames: int):
         self.metric, self.whole = metric, metric.fresh()
@@ -30,9 +59,10 @@ class Errors:
         self.blocks: list[Metric] = []
         self.counted = 0
         self.difference = self.size = 0.0
+        self.of_outputs: list[Tensor] = []  # squared differences and sizes
 
-    def add(self, got: Any, want: Any) -> None:
-        got = self.metric.kept(got)
+    def add(self, outputs: Any, wanted: Wanted) -> None:
+        got, want = self.metric.kept(outputs), wanted.kept
         if self.counted % self.each == 0:
             self.blocks.append(self.metric.fresh())
         self.counted += 1
@@ -40,10 +70,18 @@ class Errors:
             metric.add(got, want)
         difference, size = self.metric.distance(got, want)
         self.difference, self.size = self.difference + difference, self.size + size
+        samples = samples_of(outputs)
+        if [each.shape for each in samples] != [each.shape for each in wanted.samples]:
+            return  # boxes, as many as there are
+        pairs = zip(samples, wanted.samples)
+        found = [torch.stack([(a - b).square().sum(), b.square().sum()]) for a, b in pairs]
+        self.of_outputs = [a + b for a, b in zip(self.of_outputs, found)] if self.of_outputs else found
 
     @property
     def distance(self) -> float:
-        return self.difference / self.size if self.size else self.difference
+        by_metric = self.difference / self.size if self.size else self.difference
+        shares = [(each[0] / each[1]).item() for each in self.of_outputs if each[1] > 0]
+        return math.sqrt(by_metric * sum(shares) / len(shares)) if shares else by_metric
 
     @property
     def deviation(self) -> float:
@@ -69,11 +107,11 @@ class Trials:
     def __init__(self, dm: Converted, frames: Sequence[tuple], others: Sequence[tuple], metric: Metric, tell: Callable):
         self.dm, self.frames, self.others, self.metric = dm, frames, others, metric
 
-        def results(frames: Sequence[tuple]) -> list[Any]:
+        def results(frames: Sequence[tuple]) -> list[Wanted]:
             found = []
             for frame in frames:
                 tell("dense network")
-                found.append(metric.kept(dense(dm, frame)))
+                found.append(Wanted.of(metric, dense(dm, frame)))
             return found
 
         self.wanted, self.others_wanted = results(frames), results(others)
@@ -99,7 +137,7 @@ class Trials:
         retune(self.dm, {path: Threshold(value) for path, value in thresholds.items()}, self.norm, self.gate)
 
     def go_on(
-        self, frames: Sequence[tuple], wanted: Sequence[Any], first: int, scale: float, values: bool = False
+        self, frames: Sequence[tuple], wanted: Sequence[Wanted], first: int, scale: float, values: bool = False
     ) -> Measured:
         """With the frames from number `first` on. Each refresh counts as often as it will in the long run."""
         errors = Errors(self.metric, len(frames))
@@ -121,6 +159,15 @@ def together(*parts: Measured) -> tuple[float, float]:
 
 
 MOST = 3.0  # a threshold, as a share
+
+
+HIGHEST = 1.5  # times the median: higher ones rest on what these frames happen not to show
+
+
+def level(shape: Thresholds) -> Thresholds:
+    """None far above the others."""
+    highest = HIGHEST * median([value for value in shape.values() if value > 0])
+    return {path: min(value, highest) for path, value in shape.items()}
 
 
 def scaled(shape: Thresholds, scale: float) -> Thresholds:

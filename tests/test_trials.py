@@ -11,7 +11,7 @@ from deltafx.calibration import Measured
 from deltafx.metrics import Relative, metric_of
 from deltafx.retune import truncation_points
 from deltafx.starts import PAPER, by_sensitivity, starts
-from deltafx.trials import UNKNOWN, Errors, Trials, together
+from deltafx.trials import SAMPLED, UNKNOWN, Errors, Trials, Wanted, samples_of, together
 from tests.test_calibrate import deep, noisy
 
 
@@ -19,7 +19,7 @@ def errors_of(found, frames):
     """Of a metric that is given each frame's error."""
     errors = Errors(metric_of(lambda got, want: got.item(), None), frames)
     for each in found:
-        errors.add(torch.tensor(each), torch.tensor(1.0))
+        errors.add(torch.tensor(each), Wanted.of(errors.metric, torch.tensor(1.0)))
     return errors
 
 
@@ -35,6 +35,27 @@ def test_errors_that_are_the_same_everywhere_deviate_by_nothing():
 
 def test_the_deviation_of_few_frames_is_a_guess():
     assert errors_of([0.2, 0.4], 2).deviation == pytest.approx(UNKNOWN * 0.3)
+
+
+def test_every_output_counts_by_its_own_size():
+    """Though the metric says that nothing is wrong with the small one."""
+    metric = metric_of(lambda got, want: (got[0] - want[0]).abs().sum().item(), None)
+    want = [torch.full((4,), 100.0), torch.full((4,), 0.01)]
+    distances = []
+    for which in (0, 1):
+        errors, got = Errors(metric, 1), [each.clone() for each in want]
+        got[which] *= 1.1
+        errors.add(got, Wanted.of(metric, want))
+        distances.append((errors.of_outputs[which][0] / errors.of_outputs[which][1]).item())
+        assert errors.distance > 0
+    assert distances == pytest.approx([0.01, 0.01], rel=1e-3)
+
+
+def test_samples_reach_every_channel():
+    (found,) = samples_of(torch.arange(124 * 72 * 96).view(1, 124, 72, 96).float())
+    assert SAMPLED / 2 < len(found) < 2 * SAMPLED
+    assert len((found // (72 * 96)).unique()) == 124
+    assert len((found % 96).unique()) == 96
 
 
 def test_errors_of_several_runs_add_up():

@@ -45,7 +45,8 @@ def calibrate(
         ),
     ] = "sensitivity",
     refresh_every: Annotated[
-        int | None, typer.Option("--refresh-every", min=1, help="compute every n-th frame in full")
+        int | None,
+        typer.Option("--refresh-every", min=1, help="every n-th frame in full, not what was touched"),
     ] = None,
     frames: Annotated[int, typer.Option("--frames", "-n", min=6, help="how many, from the start")] = FRAMES,
     size: common.SizeOption = None,
@@ -54,10 +55,14 @@ def calibrate(
     as_json: common.JsonOption = False,
 ) -> int:
     import deltafx
+    from deltafx.settings import MODES
     from deltafx.video import Video
 
     network = load_network(model, common.statistics(mean, std))
-    dm = deltafx.convert(network.model, preprocess=network.preprocess, refresh_every=refresh_every)
+    dm = deltafx.convert(
+        network.model, preprocess=network.preprocess, refresh_every=refresh_every,
+        refresh_touched=MODES["balanced"].refresh_touched if refresh_every is None else None,
+    )  # fmt: skip
     with Video(video) as source:
         common.tell(network.note, source.note)
         shown = list(source.frames(frames, network.fit(*common.size_of(size, source))))

@@ -10,6 +10,7 @@ def test_writes_a_calibration_for_convert(run, model, clip, folder):
     assert "fewer MACs" in done.out
     dm = deltafx.convert(read_onnx(model), threshold=str(folder / "street.json"))
     assert dm is not None
+    assert deltafx.Calibration.load(folder / "street.json").refresh_touched == 30
 
 
 def test_json(run, model, clip, folder):
