@@ -29,7 +29,7 @@ MOVES = (0.6, 0.3)  # that of the threshold that is moved most; the second where
 CLOSE, ROUGHLY = 1.04, 1.2  # scales that are not told apart: of what is found, and of where its search begins
 NEARBY = 1.19  # factor between the scales that are tried first where the right one is about known
 SAME, TRIES = 0.02, 5  # savings that are not told apart, as a share; runs to come as near
-GATES = (0.5, 1.0, 2.0)  # times the thresholds of the gate
+GATES = (0.5, 2.0)  # times the threshold of the gate
 TIGHTEST = 0.25  # grey levels
 HELPS = 0.95  # of the error is left where smaller thresholds inside still help
 SHRINKS = 0.88  # a scale, where frames held out show too large an error
@@ -215,9 +215,9 @@ class Search:
                 return moved, found
         return None
 
-    def with_savings(self, shape: Thresholds, macs_ratio: float) -> Measured:
-        """The scale with which so many multiply-accumulates are saved, about."""
-        found = self.measure_at(shape, 1.0)
+    def with_savings(self, shape: Thresholds, macs_ratio: float, scale: float = 1.0) -> Measured:
+        """The scale with which so many multiply-accumulates are saved, about; looked for from `scale` on."""
+        found = self.measure_at(shape, scale)
         for _ in range(TRIES - 1):
             miss = macs_ratio / found.macs_ratio
             if abs(miss - 1) < SAME:
@@ -234,13 +234,14 @@ class Search:
         return chosen
 
     def choose_gate(self, shape: Thresholds, best: Measured) -> Measured:
-        """Of gates that are looser or tighter, the one with which most is saved within the budget."""
-        kept, candidates = self.gate, []
+        """Of gates that are looser or tighter, the one with the smallest distance at the same savings."""
+        candidates = [(self.gate, best)]
         for factor in GATES:
-            self.trials.gate = replace(kept, threshold=factor * kept.threshold)
-            found = best if factor == 1 else self.measure_at(shape, best.scale)
-            candidates.append((self.trials.gate, found))
-        self.trials.gate, chosen = max(candidates, key=lambda each: self.score(each[1]))
+            self.trials.gate = replace(candidates[0][0], threshold=factor * candidates[0][0].threshold)
+            found = self.with_savings(shape, best.macs_ratio, best.scale)
+            if found.macs_ratio >= (1 - SAME) * best.macs_ratio:
+                candidates.append((self.trials.gate, found))
+        self.trials.gate, chosen = min(candidates, key=lambda each: each[1].distance)
         return chosen
 
     def finish(self, shape: Thresholds, best: Measured, method: str) -> Calibration:
