@@ -90,19 +90,24 @@ def masks(height: int, width: int) -> dict[str, Tensor | None]:
     return {"nothing changed": None, "one 32x32 blob": one, **shares, "everything changed": None}
 
 
-def opponents(dense: Dense, frame: Tensor, names: list[str], threads: int) -> tuple[dict[str, Side], dict[str, str]]:
-    """Those that are there and compute what the network computes, and why the others are missing."""
+def opponents(
+    dense: Dense, frames: list[Tensor], names: list[str], threads: int
+) -> tuple[dict[str, Side], dict[str, str]]:
+    """Those that are there and compute what the network computes of these frames, and why the others are missing."""
     there: dict[str, Side] = {}
     missing: dict[str, str] = {}
+    frame = frames[0]
     want = tensors_of(dense.model(dense.arguments(frame)))
     with tempfile.TemporaryDirectory() as work:
         for name in names:
             started = time.perf_counter()
             try:
                 side = OPPONENTS[name](dense, frame, Path(work), threads)
-            except Missing as reason:
-                missing[name] = str(reason)
-                print(f"{dense.name}: without {name}: {reason}", flush=True)
+                for each in frames:  # a detector's later stages depend on the picture
+                    side.run(side.prepare(each))
+            except (Missing, RuntimeError) as reason:
+                missing[name] = " ".join(str(reason).split())[-200:]
+                print(f"{dense.name}: without {name}: {missing[name]}", flush=True)
                 continue
             if not dense.listed:  # the boxes of random weights are no measure
                 allowed = TOLERANCE["bf16" if "bf16" in name else "f32"]
@@ -149,7 +154,7 @@ def timed(run: Callable[[Any], Any], argument: Any) -> float:
 def measure_cases(dense: Dense, height: int, width: int, seconds: float, names: list[str], options: Any) -> Any:
     """Every case of a network, beside the opponents, whose time is the same in all of them."""
     frames = [frame.sigmoid() if dense.listed else frame for frame in noisy(height, width)]
-    sides, missing = opponents(dense, frames[0], names, torch.get_num_threads())
+    sides, missing = opponents(dense, frames, names, torch.get_num_threads())
     prepared = {name: [side.prepare(frame) for frame in frames] for name, side in sides.items()}
     dm = deltafx.convert(dense.model, options=options)
     dm(dense.arguments(frames[1]))
@@ -234,7 +239,7 @@ def measure_clip(
         raise SystemExit(f"{path}: frames of {width}x{height} are needed")
     levels = nanodet.PREPROCESS.levels(torch.float32)
     frames = [nanodet.PREPROCESS.values(each, levels) for each in raw]
-    sides, missing = opponents(dense, frames[0], names, torch.get_num_threads())
+    sides, missing = opponents(dense, frames[:1], names, torch.get_num_threads())
     models = {"": dense.model, HALF: in_bfloat16(dense).model}
     halves = {name: name.endswith(HALF) for name in CLIP_SETTINGS}
     converted = {
