@@ -20,6 +20,11 @@ MASK_UNIT = 16  # bytes, of which a mask has whole ones: what kernels read and m
 COMPUTED, UPDATED, COMPUTED_SUM, UPDATED_SUM, FRAMES = range(5)
 
 
+def mask_bytes(pixels: int) -> int:
+    """What a mask takes."""
+    return -(-pixels // MASK_UNIT) * MASK_UNIT
+
+
 @dataclass(frozen=True)
 class Form:
     """What a plan fixes of a tensor."""
@@ -113,7 +118,7 @@ class Leaf:
         return dense.permute([order.index(d) for d in range(len(order))])
 
     def allocate_mask(self) -> None:
-        memory = torch.zeros(-(-self.pixels // MASK_UNIT) * MASK_UNIT, dtype=torch.uint8, device=self.device)
+        memory = torch.zeros(mask_bytes(self.pixels), dtype=torch.uint8, device=self.device)
         self.mask = memory[: self.pixels].view(self.pixel)
         self.tally = self.tally.to(self.device)
 

@@ -18,7 +18,7 @@ from deltafx.handover import ATTRIBUTE, handover_of, pixels_of
 from deltafx.node import VIEW, DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.ops.base import everything
 from deltafx.plan import Plan
-from deltafx.state import Leaf, NodeState, quantizer_of
+from deltafx.state import Leaf, NodeState, mask_bytes, quantizer_of
 
 
 def survey(graph_module: fx.GraphModule, plan: Plan, inputs: Sequence[Any]) -> None:
@@ -106,8 +106,9 @@ class DenseRun(GraphWalk):
             )
         sent = pytree.tree_map_only(Tensor, enters, frame)
         note_pixels(state, sent)
-        masks = [delta.mask for delta in deltas_in(sent) if self.plan.has_streams(delta.shape)]
-        state.predicted_bytes = bytes_of([*state.leaves, *masks, *(x.raw for x in state.leaves if x.raw is not None)])
+        masked = [delta for delta in deltas_in(sent) if self.plan.has_streams(delta.shape)]
+        raw = [x.raw for x in state.leaves if x.raw is not None]
+        state.predicted_bytes = bytes_of([*state.leaves, *raw]) + bytes_of_masks(masked)
         return sent
 
     def note(self, n: fx.Node, node: DeltaNode, result: Any, random: bool) -> Any:
@@ -195,7 +196,7 @@ class DenseRun(GraphWalk):
             for x, mask in zip(pieces, pytree.tree_leaves(rule), strict=True)
         ]
         note_pixels(state, sent)
-        kept: list[Any] = [delta.mask for delta in deltas_in(sent)]
+        kept: list[Any] = []
         if state.linear:
             chain = tensors_in(node.dense_stages(inputs, 0, state.linear))
             kept += [*chain, *chain] if state.keeps_value else chain  # the sum of the differences, and the bias
@@ -203,7 +204,7 @@ class DenseRun(GraphWalk):
             kept += [leaf for leaf in state.leaves if not leaf.aliased]
             needed = {i for stage in list(node.stages)[state.linear :] for i in stage.operands if i is not None}
             kept += accumulated([travelling[i] for i in needed])
-        state.predicted_bytes = bytes_of(kept)
+        state.predicted_bytes = bytes_of(kept) + bytes_of_masks(deltas_in(sent))
         return pytree.tree_unflatten(sent, spec)
 
     def predict(self) -> int:
@@ -268,6 +269,10 @@ def accumulated(travelling: Any) -> list[Tensor]:
 
 def bytes_of(kept: Sequence[Tensor | Leaf]) -> int:
     return sum(x.bytes if isinstance(x, Leaf) else x.numel() * x.element_size() for x in kept)
+
+
+def bytes_of_masks(deltas: Sequence[Delta]) -> int:
+    return sum(mask_bytes(delta.mask.numel()) for delta in deltas)
 
 
 def version(nest: Any) -> list[int]:
