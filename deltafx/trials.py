@@ -23,6 +23,8 @@ from deltafx.truncation import Threshold
 BLOCKS, LEAST_BLOCK = 8, 4  # runs of neighbouring frames by which errors are told from chance; frames of one at least
 UNKNOWN = 0.1  # of the error, where there are too few frames to tell
 SAMPLED = 50_000  # elements of an output that are remembered of a frame, about
+MOST = 3.0  # a threshold, as a share
+HIGHEST = 1.5  # times the median: higher ones rest on what these frames happen not to show
 
 Thresholds = dict[str, float]
 
@@ -156,12 +158,6 @@ def together(*parts: Measured) -> tuple[float, float]:
     frames = sum(part.frames for part in parts)
     error = sum(part.frames * part.error for part in parts) / frames
     return error, math.sqrt(sum((part.frames / frames * part.deviation) ** 2 for part in parts))
-
-
-MOST = 3.0  # a threshold, as a share
-
-
-HIGHEST = 1.5  # times the median: higher ones rest on what these frames happen not to show
 
 
 def level(shape: Thresholds) -> Thresholds:
