@@ -6,7 +6,9 @@ A case is NETWORK:BATCH:HEIGHTxWIDTH, with `:tf32` for float32 whose products ar
 `:clip` for the frames of --clip instead of forced masks. The whole call is timed with CUDA events, its host side
 included; dense and converted networks of a case run in one process, each side in the order of the table. Each case is
 a JSON file in the folder --out as soon as it is measured, and is not measured again while it is there; the table beside
-the folder is made of all of them (`python -m benchmarks.gpu_table FOLDER` adds the plots).
+the folder is made of all of them (`python -m benchmarks.gpu_table FOLDER` adds the plots). Where time is short:
+--seconds, after which no case is begun, --compile-ahead, for torch.compile on all processors, and --tune-seconds, for
+max-autotune.
 """
 
 from __future__ import annotations
@@ -14,16 +16,15 @@ from __future__ import annotations
 import argparse
 import functools
 import json
-import math
 import statistics
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.fx.experimental.optimization as fx_optimization
 from torch import Tensor, nn
 
 import deltafx
@@ -31,7 +32,9 @@ from benchmarks import gpu_networks
 from benchmarks.gpu_clip import unpack
 from benchmarks.gpu_figures import launches, least_bytes, output_bytes, peaks, tensors
 from benchmarks.gpu_networks import Case, Missing
-from benchmarks.gpu_table import read, table
+from benchmarks.gpu_opponents import compile_ahead, dense_times, dtype_of, on_device, use_tensor_cores
+from benchmarks.gpu_table import brief, read, table
+from benchmarks.gpu_times import milliseconds, once, summary
 from benchmarks.measure import output_of
 from deltafx.converted import graphs_of, settings_of
 from deltafx.networks import IMAGENET
@@ -52,41 +55,8 @@ CASES = (
     "resnet50:1:576x768:clip", "mobilenet_v2:1:576x768:clip", "nanodet:1:576x768:clip",
 )  # fmt: skip
 MODES = ("balanced", "fast", "exact")
+COUNTED = ("nothing", "5 %", "all")  # masks at which launches are counted: at rest, sparse and dense
 WARM_FRAMES = 4  # of a clip: in full, or before the frame is one graph
-
-
-def milliseconds(call: Callable[[], Any], count: int = 60, warm: int = 10) -> dict[str, float]:
-    for _ in range(warm):
-        call()
-    return summary([once(call) for _ in range(count)])
-
-
-def once(call: Callable[[], Any]) -> float:
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    torch.cuda.synchronize()
-    begin.record()
-    call()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end)
-
-
-def summary(times: list[float]) -> dict[str, float]:
-    ordered = sorted(times)
-    return {"p50": statistics.median(ordered), "p99": ordered[math.ceil(0.99 * (len(ordered) - 1))]}
-
-
-def captured(call: Callable[[], Any]) -> Callable[[], Any]:
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        call()
-    return graph.replay
 
 
 def mask_of(share: float | None, height: int, width: int) -> Tensor:
@@ -101,33 +71,6 @@ def relative_difference(got: Any, want: Any) -> float:
     pairs = list(zip(tensors(got), tensors(want), strict=True))
     change = sum((a.double() - b.double()).square().sum() for a, b in pairs)
     return float((change / sum(b.double().square().sum() for _, b in pairs)).sqrt())
-
-
-def folded(model: nn.Module) -> nn.Module:
-    """With batch norms in the convolutions, as everyone who serves a network does it; as it is, if it has no graph."""
-    try:
-        return fx_optimization.fuse(model)
-    except Exception:  # torch.fx's own, of many kinds
-        return model
-
-
-def dense_times(dense: nn.Module, frame: Tensor, compiles: bool, tunes: bool) -> dict[str, dict[str, float]]:
-    """What people would otherwise run. One that fails is left out, with the reason on standard error."""
-    found = {"eager": milliseconds(lambda: dense(frame), 30)}
-    forms: dict[str, Callable[[], Callable]] = {"CUDA graph": lambda: dense}
-    if compiles:
-        forms["torch.compile, CUDA graph"] = lambda: torch.compile(dense)
-    if tunes:
-        options = {"max_autotune": True, "triton.cudagraphs": False}
-        forms["torch.compile max-autotune, CUDA graph"] = lambda: torch.compile(dense, options=options)
-    for name, form in forms.items():
-        try:
-            torch._dynamo.reset()
-            run = form()
-            found[name] = milliseconds(captured(lambda run=run: run(frame)))
-        except Exception as error:
-            print(f"dense, {name}: {str(error).splitlines()[0][:200]}", file=sys.stderr)
-    return found
 
 
 def pictures(batch: int, height: int, width: int, dtype: torch.dtype) -> list[Tensor]:
@@ -152,7 +95,8 @@ def forced(dm: Any, case: Case, frames: list[Tensor], shares: dict[str, float | 
         with force_masks(dm, mask_of(share, height, width), gates=case.forces_gates):
             for _ in range(5):
                 call()
-            yield label, {**milliseconds(call), **work(dm), "launches": launches(call)}
+            found = {**milliseconds(call), **work(dm)}
+            yield label, {**found, "launches": launches(call)} if label in COUNTED else found
 
 
 def work(dm: Any) -> dict[str, float]:
@@ -189,15 +133,18 @@ def judged(found: dict[str, Any], best: float, dtype: torch.dtype) -> dict[str, 
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     network, batch, size, *rest = name.split(":")
     height, width = (int(x) for x in size.split("x"))
-    dtype = torch.float32 if "tf32" in rest else torch.float16
+    dtype = dtype_of(name)
     case = gpu_networks.load(network, options.data)
-    dense = folded(case.model).cuda().to(dtype).to(memory_format=torch.channels_last)  # folded in float32
+    dense = on_device(case.model, dtype)
     model = case.model.cuda().to(dtype)
     result: dict[str, Any] = {"case": name, "note": case.note, "dtype": "tf32" if "tf32" in rest else "float16"}
     if "clip" in rest:
         return {**result, **on_clip(case, model, dense, (height, width), dtype, options)}
     frames = pictures(int(batch), height, width, dtype)
-    result["dense"] = dense_times(dense, frames[0], not options.no_compile, options.max_autotune and name in HEADLINES)
+    tune_seconds = options.tune_seconds if name in HEADLINES else 0.0
+    begin = time.perf_counter()
+    result["dense"], result["left_out"] = dense_times(dense, frames[0], not options.no_compile, tune_seconds)
+    result["dense_seconds"] = time.perf_counter() - begin
     best = min(times["p50"] for times in result["dense"].values())
     dm = deltafx.convert(model, **case.arguments)
     result["relative_difference"] = relative_difference(dm(frames[0]), dense(frames[0]))
@@ -226,7 +173,7 @@ def on_clip(
     frames = [torch.from_numpy(np.ascontiguousarray(x))[None].cuda() for x in shown]
     ready = [preprocess(x).cuda().to(dtype).contiguous(memory_format=torch.channels_last) for x in shown]
     result: dict[str, Any] = {"frames": len(frames), "clip": options.clip.name}
-    result["dense"] = dense_times(dense, ready[0], not options.no_compile, False)
+    result["dense"], result["left_out"] = dense_times(dense, ready[0], not options.no_compile, 0.0)
     best = min(times["p50"] for times in result["dense"].values())
     ways = {mode: {"mode": mode} for mode in MODES}
     if options.threshold is not None:
@@ -274,37 +221,43 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE")
     parser.add_argument("--shares", nargs="+", choices=SHARES, help="some of the masks; all by default")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile")
-    parser.add_argument("--max-autotune", action="store_true", help="for the headline cases; it takes minutes")
+    parser.add_argument("--tune-seconds", type=float, default=0.0, help="the most for max-autotune of a headline case")
+    parser.add_argument("--compile-ahead", type=float, default=0.0, metavar="SECONDS", help="the most for all cases")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no case after so many")
     parser.add_argument("--clip", type=Path, help="what benchmarks.gpu_clip wrote")
     parser.add_argument("--threshold", type=Path, help="a calibration, measured on the clip beside the modes")
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="the folder with NanoDet's ONNX file")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cuda"), help="a folder")
     parser.add_argument("--again", action="store_true", help="also cases that are there")
     options = parser.parse_args()
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    use_tensor_cores()
     options.out.mkdir(parents=True, exist_ok=True)
     facts = {
         "device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
         "commit": output_of("git", "describe", "--always", "--dirty"),
         "command": "python -m benchmarks.gpu " + " ".join(sys.argv[1:]),
     }  # fmt: skip
-    for case in options.cases:
-        path = file_of(options.out, case)
-        if path.exists() and not options.again:
+    begin = time.perf_counter()
+    cases = [case for case in options.cases if options.again or not file_of(options.out, case).exists()]
+    if options.compile_ahead and not options.no_compile:
+        print(f"compiled ahead in {compile_ahead(cases, options.data, options.compile_ahead):.0f} s", flush=True)
+    for case in cases:
+        started = time.perf_counter()
+        if started - begin > options.seconds:
+            print(f"{case}: not begun after {options.seconds:.0f} s", file=sys.stderr)
             continue
         try:
-            result = {**facts, **measured(case, options)}
+            result = {**facts, **measured(case, options), "seconds": time.perf_counter() - started}
         except Missing as reason:
             print(f"{case}: {reason}", file=sys.stderr)
             continue
         except RuntimeError as error:  # too large for the device, or frames of a size that the network does not take
             print(f"{case}: {str(error).splitlines()[0]}", file=sys.stderr)
             continue
-        path.write_text(json.dumps(result, indent=1) + "\n")
-        print(table([result]), flush=True)
+        file_of(options.out, case).write_text(json.dumps(result, indent=1) + "\n")
+        options.out.with_suffix(".md").write_text(table(read(options.out)))
+        print(brief(result), flush=True)
         torch.cuda.empty_cache()
-    options.out.with_suffix(".md").write_text(table(read(options.out)))
 
 
 if __name__ == "__main__":

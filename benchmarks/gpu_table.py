@@ -69,9 +69,19 @@ def section(result: dict[str, Any]) -> list[str]:
             told.append(f"{label}: {rate:.1%} of the input updated, relative error {error:.1e}, gate {found['gate']}.")
     if result.get("not_compiled"):
         told.append(f"Without compiled kernels: {', '.join(result['not_compiled'][:5])}.")
+    for name, reason in result.get("left_out", {}).items():
+        told.append(f"Left out of the dense forms: {name} ({reason}).")
     if result.get("note"):
         told.append(f"{result['note'][0].upper()}{result['note'][1:]}.")
     return [*lines, "", " ".join(told)]
+
+
+def brief(result: dict[str, Any]) -> str:
+    """One line, to be read while others are measured."""
+    best = min(result["dense"], key=lambda name: result["dense"][name]["p50"])
+    rates = ", ".join(f"{label} {found['times_faster']:.2f}" for label, found in result["converted"].items())
+    told = f"{result['case']}: dense {result['dense'][best]['p50']:.2f} ms ({best}); times as fast: {rates}"
+    return f"{told}; measured in {result['seconds']:.0f} s"
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -15,7 +15,8 @@ import torch
 
 import deltafx
 from benchmarks import gpu_networks
-from benchmarks.gpu import SHARES, mask_of, milliseconds, pictures
+from benchmarks.gpu import SHARES, mask_of, pictures
+from benchmarks.gpu_times import milliseconds
 from benchmarks.measure import surroundings
 from deltafx.testing import force_masks
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.utils import counters
 
 import deltafx
-from benchmarks import gpu, gpu_figures, gpu_networks, gpu_table, state
+from benchmarks import gpu, gpu_figures, gpu_networks, gpu_opponents, gpu_table, state
 from benchmarks.gpu_clip import pack, unpack
 from deltafx.scene import scene
 from deltafx.testing import force_masks
@@ -47,7 +53,7 @@ def gpu_like(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     monkeypatch.setattr(torch.cuda, "Event", Clock)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(torch, "float16", torch.float32)
-    monkeypatch.setattr(gpu, "captured", lambda call: call)
+    monkeypatch.setattr(gpu_opponents, "captured", lambda call: call)
     monkeypatch.setattr(gpu, "launches", lambda call: 7)
     monkeypatch.setattr(gpu_networks, "load", lambda name, data: gpu_networks.Case(network(name)))
 
@@ -155,6 +161,64 @@ def test_gates_can_keep_their_decision(backend: str) -> None:
             rates = {node.path: node.update_rate for node in deltafx.report(dm).nodes}
         assert rates["conv"] == 1 / 16
         assert rates["gate"] == (1 if gates else 0)
+
+
+def test_what_is_compiled_ahead_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    for kind in (torch.Tensor, nn.Module):
+        monkeypatch.setattr(kind, "cuda", lambda self: self)
+    monkeypatch.setattr(gpu_opponents, "dtype_of", lambda case: torch.float32)
+    monkeypatch.setattr(gpu_networks, "load", lambda name, data: gpu_networks.Case(network(name)))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    gpu_opponents.compile_case("tiny:2:16x24", tmp_path)
+    found = counters["aot_autograd"]["autograd_cache_hit"]
+    with torch.no_grad():
+        dense = gpu_opponents.on_device(network("tiny"), torch.float32)
+        frame = torch.randn(2, 3, 16, 24).contiguous(memory_format=torch.channels_last)
+        torch._dynamo.reset()
+        assert torch.allclose(torch.compile(dense)(frame), dense(frame), atol=1e-5)
+    assert counters["aot_autograd"]["autograd_cache_hit"] == found + 1
+
+
+def test_cases_are_compiled_side_by_side_and_not_waited_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/sleep")  # which takes none of the words that follow
+    assert gpu_opponents.compile_ahead(["a", "b", "c"], Path(), 20) < 10
+    sleeping: list[subprocess.Popen] = []
+    popen = subprocess.Popen
+
+    def sleep(words: Any, **kwargs: Any) -> subprocess.Popen:
+        sleeping.append(popen(["/bin/sleep", "600"], **kwargs))
+        return sleeping[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", sleep)
+    gpu_opponents.compile_ahead(["a", "b", "c"], Path(), 0.5, at_once=2)
+    assert [each.returncode for each in sleeping] == [-signal.SIGKILL] * 2
+
+
+def test_what_takes_too_long_is_left_out_with_the_reason(gpu_like: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile(model: nn.Module, **options: Any) -> Any:
+        def run(frame: torch.Tensor) -> None:
+            while options:
+                with contextlib.suppress(Exception):  # as compilers do
+                    time.sleep(0.01)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile)
+    frame = torch.randn(1, 3, 16, 24)
+    times, left_out = gpu_opponents.dense_times(network("tiny"), frame, compiles=True, tune_seconds=0.3)
+    assert list(times) == ["eager", "CUDA graph", gpu_opponents.COMPILED]
+    assert left_out == {gpu_opponents.TUNED: "it was not compiled after 0 s"}
+    assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+def test_options_of_max_autotune_are_known() -> None:
+    torch.compile(network("tiny"), options=gpu_opponents.MAX_AUTOTUNE)
+
+
+def test_no_case_is_begun_too_late(gpu_like: Any, capsys: pytest.CaptureFixture) -> None:
+    out = gpu_like("--seconds", -1, "--cases", "tiny:1:64x96")
+    assert not list(out.iterdir())
+    assert "tiny:1:64x96: not begun" in capsys.readouterr().err
 
 
 def test_cases_name_networks_that_there_are() -> None:
