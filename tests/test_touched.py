@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import deltafx
-from deltafx.touched import on_grid
+from deltafx.touched import Touched
 from tests.backends.network import network
 from tests.test_background import BACKENDS, error, pictures
 from tests.test_calibrate import Deep, deep
@@ -111,12 +114,68 @@ def test_a_reset_starts_the_rounds_anew(backend):
         torch.testing.assert_close(dm(frame), other(frame))
 
 
+SHAPES = [(2, 1, 16, 16), (2, 1, 5, 9), (2, 1, 2, 2), (2, 1, 1, 1), (2, 5, 1), (1, 3), (2, 1, 32, 48)]
+
+
+def over(mask, shape):
+    touched = Touched(mask, SHAPES)
+    touched.mask.copy_(mask)
+    touched.pool()
+    return touched.over(shape).expand(shape)
+
+
 def test_masks_of_other_forms():
-    touched = torch.zeros(2, 1, 8, 8, dtype=torch.uint8)
-    touched[1, 0, 7, 7] = 1
-    assert on_grid(touched, (2, 1, 2, 2)).flatten(1).tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
-    assert on_grid(touched, (2, 5, 1)).flatten(1).tolist() == [[0] * 5, [1] * 5]
-    assert on_grid(touched, (1, 3)).tolist() == [[1] * 3]
+    mask = torch.zeros(2, 1, 16, 16, dtype=torch.uint8)
+    mask[1, 0, 15, 15] = 1
+    assert torch.equal(over(mask, (2, 1, 16, 16)), mask)
+    assert over(mask, (2, 1, 2, 2)).flatten(1).tolist() == [[0, 0, 0, 0], [0, 0, 0, 1]]
+    assert over(mask, (2, 1, 1, 1)).flatten().tolist() == [0, 1]
+    assert over(mask, (2, 5, 1)).flatten(1).tolist() == [[0] * 5, [1] * 5]
+    assert over(mask, (1, 3)).tolist() == [[1] * 3]
+    assert over(mask[:, :, 0, 0], (2, 1, 2, 2)).sum() == 0  # an input that is no picture
+    assert over(mask[:, :, :, 15], (2, 1, 2, 2)).flatten(1).tolist() == [[0] * 4, [1] * 4]
+    assert over(mask[:, :, 15:, 15:], (1, 3)).tolist() == [[1] * 3]  # one pixel
+
+
+@pytest.mark.parametrize("shape", SHAPES[:4] + SHAPES[6:])
+def test_a_coarse_grid_misses_no_pixel_and_has_few_too_many(shape):
+    generator = torch.Generator().manual_seed(0)
+    mask = (torch.rand(2, 1, 16, 16, generator=generator) < 0.02).to(torch.uint8)
+    found, least = over(mask, shape), F.adaptive_max_pool2d(mask.float(), shape[2:]).to(torch.uint8)
+    assert (found >= least).all()
+    assert found.sum() <= F.max_pool2d(least.float(), 3, 1, 1).sum()
+
+
+class Returned(TorchDispatchMode):
+    """Operators that return memory of their own."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = [x.untyped_storage().data_ptr() for x in tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in given:
+                self.names.append(str(func))
+        return result
+
+
+@torch.no_grad()
+def test_after_the_first_frame_it_asks_for_no_memory():
+    model, (first, *_) = network(), pictures((44, 60))
+    dm = deltafx.convert(model, threshold=0.5, input_gate=deltafx.InputGate(1), refresh_touched=EVERY, backend="cpu")
+    dm(first)
+    (plan,) = dm.runtime.plans
+    inputs = [leaf for node in plan.inputs for leaf in node.leaves]
+    refreshed = torch.ones(2, dtype=torch.bool)
+    with Returned() as returned:
+        for frame in range(2 * EVERY + 1):
+            plan.background.begin(frame)
+            plan.background.note(inputs, refreshed if frame == 1 else None)
+    assert returned.names == []
+    assert plan.background.touched
 
 
 def test_the_argument_is_checked():

@@ -171,6 +171,19 @@ def test_no_frame_waits_for_the_device_or_allocates() -> None:
             dm(picture)
 
 
+@pytest.mark.parametrize("mode", ["balanced", "fast"])
+def test_no_frame_of_a_mode_does_either_also_where_it_refreshes_what_was_touched(mode: str) -> None:
+    model = on_device(network(), torch.float16)
+    dm = deltafx.convert(model, backend="cuda", mode=mode, options={"copy_outputs": False})
+    given = frames(69, torch.float16)
+    for picture in given[:4]:
+        dm(picture)
+    with without_waiting_or_allocating():
+        for picture in given[4:]:
+            dm(picture)
+    assert dm.runtime.plans[0].background.every < len(given) / 2
+
+
 class Segmentation(nn.Module):
     """Resized to the frame's own shape, in a dictionary, as torchvision's segmentation networks do it."""
 
