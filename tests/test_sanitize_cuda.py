@@ -1,6 +1,9 @@
 """Whose errors are found; the tools themselves need a GPU."""
 
-from tools.sanitize_cuda import END, judge
+import os
+import sys
+
+from tools.sanitize_cuda import END, judge, said_by
 
 OURS = """========= COMPUTE-SANITIZER
 3x3
@@ -19,7 +22,7 @@ CALL = """========= Program hit cudaErrorInvalidValue (error 1) due to "invalid 
 
 
 def test_errors_in_kernels_of_others_are_counted_apart():
-    found = judge("initcheck", f"{OURS}\n{END}\n========= ERROR SUMMARY: 2 errors\n")
+    found = judge("initcheck", "part", f"{OURS}\n{END}\n========= ERROR SUMMARY: 2 errors\n")
     assert (found.ours, found.others, found.finished, found.well) == (1, 1, True, False)
     assert "partial_kernel" in found.first
     assert "at::native" not in found.first
@@ -27,14 +30,23 @@ def test_errors_in_kernels_of_others_are_counted_apart():
 
 def test_races_of_others_are_not_ours():
     race = "========= Error: Race reported between Write access at {0}+0x10 and Read access at {0}+0x20 [4 hazards]\n"
-    assert judge("racecheck", race.format("void at::native::scan_kernel<float>(T1)") + END).ours == 0
-    assert judge("racecheck", race.format("void deltafx::cuda::convolve_kernel<Half>(Conv)") + END).ours == 1
+    assert judge("racecheck", "part", race.format("void at::native::scan_kernel<float>(T1)") + END).ours == 0
+    assert judge("racecheck", "part", race.format("void deltafx::cuda::convolve_kernel<Half>(Conv)") + END).ours == 1
 
 
 def test_a_call_that_fails_is_ours():
-    assert judge("memcheck", CALL + END).ours == 1
+    assert judge("memcheck", "part", CALL + END).ours == 1
 
 
 def test_cases_that_did_not_end_are_no_success():
-    assert not judge("memcheck", "========= ERROR SUMMARY: 0 errors").well
-    assert judge("memcheck", f"{END}\n========= ERROR SUMMARY: 0 errors").well
+    assert not judge("memcheck", "part", "========= ERROR SUMMARY: 0 errors").well
+    assert judge("memcheck", "part", f"{END}\n========= ERROR SUMMARY: 0 errors").well
+
+
+def test_what_takes_too_long_is_ended_with_all_that_it_started():
+    child = "import os, time; print(os.getpid(), flush=True); os.fork(); print('here', flush=True); time.sleep(600)"
+    said, took = said_by([sys.executable, "-c", child], dict(os.environ), 1.0)
+    assert said.split()[1:] == ["here", "here"]
+    assert took < 30
+    outcome = judge("memcheck", "part", said)
+    assert (outcome.finished, outcome.last) == (False, "here")
