@@ -67,19 +67,35 @@ class Lanes:
 
 
 class Schedule:
-    """Nodes that are captured one after the other, each in its lane and after what it reads."""
+    """Nodes that are captured one after the other, each in its lane and after what it reads.
+
+    `outside`: the leaves that they read of other nodes, each once.
+    """
 
     def __init__(self, calls: Sequence[tuple[DeltaNode, tuple]], plan: Plan):
         self.known = Lanes.of(plan)
         states = [plan.nodes[module.path] for module, _ in calls]
         # Nodes that are timed have the device to themselves.
         self.lanes = [0 if plan.profiles else state.leaves[0].lane for state in states]
-        written = {id(leaf.mask): number for number, state in enumerate(states) for leaf in state.leaves}
+        # By mask, each leaf and the number of the node that writes it.
+        known: dict[int, tuple[Leaf, int | None]] = {
+            id(leaf.mask): (leaf, None) for state in plan.nodes.values() for leaf in state.leaves
+        }
+        known.update({id(leaf.mask): (leaf, n) for n, state in enumerate(states) for leaf in state.leaves})
         self.awaits: list[list[int]] = []
+        outside: dict[int, Leaf] = {}
         for lane, (_, args) in zip(self.lanes, calls, strict=True):
-            deltas = [x for x in pytree.tree_leaves(args) if isinstance(x, Delta)]
-            before = {written[id(delta.mask)] for delta in deltas if id(delta.mask) in written}
-            self.awaits.append(sorted(number for number in before if self.lanes[number] != lane))
+            before = set()
+            for delta in pytree.tree_leaves(args):
+                if not isinstance(delta, Delta):
+                    continue
+                leaf, number = known[id(delta.mask)]
+                if number is None:
+                    outside[id(leaf.mask)] = leaf
+                elif self.lanes[number] != lane:
+                    before.add(number)
+            self.awaits.append(sorted(before))
+        self.outside = list(outside.values())
 
     def run(self, each: Callable[[int], None]) -> None:
         """Call `each` with the number of every node; the current stream is captured."""

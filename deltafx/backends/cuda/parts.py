@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from deltafx import _cuda
 from deltafx.backends.cuda.break_even import Call, split, updated_share
 from deltafx.backends.cuda.candidates import Marks
 from deltafx.backends.cuda.lanes import Schedule
-from deltafx.delta import Delta
 from deltafx.graph_times import GraphTimes
 from deltafx.profile import captured_times
 from deltafx.state import COMPUTED_SUM, Leaf, NodeState
@@ -43,7 +41,7 @@ class Part:
         self.states = states = [plan.nodes[module.path] for module, _ in calls]
         self.schedule = Schedule(calls, plan)
         self.own = [leaf for state in states for leaf in state.leaves]
-        read = leaves_read(calls, plan)
+        read = self.schedule.outside
         strips = [leaf.strip for leaf in self.own if leaf.strip is not None]
         self.watched = addresses([*read, *strips], device)
         self.inputs = len(read)
@@ -154,18 +152,6 @@ def capture(calls: Sequence[Call], plan: Plan) -> ChosenFrame | PlainFrame:
 
 def call(module: DeltaNode, args: tuple) -> None:
     module(*args)
-
-
-def leaves_read(calls: Sequence[Call], plan: Plan) -> list[Leaf]:
-    """What some nodes read of others, each once."""
-    by_mask = {id(leaf.mask): leaf for state in plan.nodes.values() for leaf in state.leaves}
-    own = {id(leaf.mask) for module, _ in calls for leaf in plan.nodes[module.path].leaves}
-    read = {}
-    for _, args in calls:
-        for given in pytree.tree_leaves(args):
-            if isinstance(given, Delta) and id(given.mask) not in own:
-                read[id(given.mask)] = by_mask[id(given.mask)]
-    return list(read.values())
 
 
 def addresses(leaves: Sequence[Leaf], device: torch.device) -> Tensor:

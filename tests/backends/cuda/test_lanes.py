@@ -55,7 +55,7 @@ def test_a_node_waits_for_what_it_reads_in_other_lanes() -> None:
     reads = {"a": "x", "b": "a", "c": "a", "d": "bc"}
     leaves = {name: leaf() for name in ("x", *reads)}
     states = {name: NodeState(name, leaves[name]) for name in reads}
-    plan: Any = SimpleNamespace(scratch={}, nodes=states, profiles=False)
+    plan: Any = SimpleNamespace(scratch={}, nodes={"x": NodeState("x", leaves["x"]), **states}, profiles=False)
     for name, inputs in reads.items():
         Lanes.of(plan).enter(states[name], [leaves[other] for other in inputs])
     calls: Any = [
@@ -64,6 +64,8 @@ def test_a_node_waits_for_what_it_reads_in_other_lanes() -> None:
     schedule = Schedule(calls, plan)
     assert schedule.lanes == [0, 0, 1, 0]
     assert schedule.awaits == [[], [], [0], [2]]
+    assert [id(leaf) for leaf in schedule.outside] == [id(leaves["x"])]
+    assert [id(leaf) for leaf in Schedule(calls[2:], plan).outside] == [id(leaves["a"]), id(leaves["b"])]
     plan.profiles = True
     assert Schedule(calls, plan).lanes == [0, 0, 0, 0]
 
