@@ -32,7 +32,7 @@ class FusedConvolution:
     """Only with `has_cudnn`."""
 
     def __init__(
-        self, *, bfloat16: bool, x: Sequence[int], x_strides: Sequence[int], weight: Sequence[int],
+        self, *, bfloat16: bool, transposed: bool, x: Sequence[int], x_strides: Sequence[int], weight: Sequence[int],
         w_strides: Sequence[int], y: Sequence[int], y_strides: Sequence[int], residual_strides: Sequence[int] | None,
         bias: bool, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int], cut: bool, highest: float,
     ) -> None: ...  # fmt: skip

@@ -1,4 +1,5 @@
-// cuDNN's graph of one convolution: y = clamp(conv(x, w) + residual + bias). PyTorch has operators for it, which
+// cuDNN's graph of one convolution: y = clamp(conv(x, w) + residual + bias). A transposed one is what cuDNN calls a
+// convolution's gradient by its data, of which x is the gradient by the result. PyTorch has operators for it, which
 // allocate what they return; here the result goes to a buffer that exists. Built where PyTorch's cuDNN has its headers.
 #include "cuda_cudnn.h"
 
@@ -111,9 +112,10 @@ class FusedConvolution {
  public:
   // Sizes and strides in elements, in the order of the dimensions N, C, H, W; the weight is as long in all four.
   // `highest` is where the result is cut off above, infinity for none; without `cut` it is not cut off below 0 either.
-  FusedConvolution(bool bfloat16, const Four& x, const Four& x_strides, const Four& weight, const Four& w_strides,
-                   const Four& y, const Four& y_strides, const std::optional<Four>& residual_strides, bool bias,
-                   const Two& padding, const Two& stride, const Two& dilation, bool cut, double highest)
+  FusedConvolution(bool bfloat16, bool transposed, const Four& x, const Four& x_strides, const Four& weight,
+                   const Four& w_strides, const Four& y, const Four& y_strides,
+                   const std::optional<Four>& residual_strides, bool bias, const Two& padding, const Two& stride,
+                   const Two& dilation, bool cut, double highest)
       : bias_(bias), residual_(residual_strides) {
     const cudnnDataType_t dtype = bfloat16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_HALF;
     std::vector<Descriptor> operations;
@@ -132,14 +134,24 @@ class FusedConvolution {
         .set(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, padding)
         .finalize("a convolution");
     Descriptor value = written();
-    Descriptor operation(CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
-    operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, convolution)
-        .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, tensor(kX, x, x_strides, dtype))
-        .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, tensor(kW, weight, w_strides, dtype))
-        .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, value)
-        .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_TYPE_FLOAT, 1.0f)
-        .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_FLOAT, 0.0f)
-        .finalize("a convolution's operation");
+    const Descriptor from = tensor(kX, x, x_strides, dtype), by = tensor(kW, weight, w_strides, dtype);
+    Descriptor operation(transposed ? CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR
+                                    : CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
+    if (transposed)
+      operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, convolution)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, from)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, by)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, value)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_TYPE_FLOAT, 1.0f)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA, CUDNN_TYPE_FLOAT, 0.0f);
+    else
+      operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, convolution)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, from)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, by)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, value)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_TYPE_FLOAT, 1.0f)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_FLOAT, 0.0f);
+    operation.finalize("a convolution's operation");
     operations.push_back(operation);
     const auto add = [&](const Descriptor& other) {
       const Descriptor sum = written();
@@ -243,12 +255,13 @@ void bind_cudnn(pybind11::module_& m) {
   namespace py = pybind11;
   m.attr("has_cudnn") = true;
   py::class_<FusedConvolution>(m, "FusedConvolution",
-                               "clamp(conv(x, weight) + residual + bias), to memory that exists.")
-      .def(py::init<bool, const Four&, const Four&, const Four&, const Four&, const Four&, const Four&,
+                               "clamp(conv(x, weight) + residual + bias), to memory that exists; also transposed.")
+      .def(py::init<bool, bool, const Four&, const Four&, const Four&, const Four&, const Four&, const Four&,
                     const std::optional<Four>&, bool, const Two&, const Two&, const Two&, bool, double>(),
-           py::kw_only(), py::arg("bfloat16"), py::arg("x"), py::arg("x_strides"), py::arg("weight"),
-           py::arg("w_strides"), py::arg("y"), py::arg("y_strides"), py::arg("residual_strides"), py::arg("bias"),
-           py::arg("padding"), py::arg("stride"), py::arg("dilation"), py::arg("cut"), py::arg("highest"))
+           py::kw_only(), py::arg("bfloat16"), py::arg("transposed"), py::arg("x"), py::arg("x_strides"),
+           py::arg("weight"), py::arg("w_strides"), py::arg("y"), py::arg("y_strides"), py::arg("residual_strides"),
+           py::arg("bias"), py::arg("padding"), py::arg("stride"), py::arg("dilation"), py::arg("cut"),
+           py::arg("highest"))
       .def_property_readonly("ways", &FusedConvolution::ways,
                              "How many cuDNN proposes, the best that it expects first.")
       .def("take", &FusedConvolution::take, py::arg("way"),

@@ -14,9 +14,10 @@ from torch import Tensor
 from deltafx import _cuda
 from deltafx.backends.cuda.ending import Ending
 from deltafx.backends.recipe import Product
-from deltafx.ops import Conv
+from deltafx.ops import Conv, ConvTranspose
 
 cudnn_convolution = torch.ops.aten.cudnn_convolution.out
+cudnn_convolution_transpose = torch.ops.aten.cudnn_convolution_transpose.out  # takes memory, and copies
 
 LEAST_CHANNELS = 3  # with fewer, strides do not tell in which order the dimensions of a tensor lie
 FUSED = (torch.float16, torch.bfloat16)  # dtypes of convolutions that cuDNN ends by itself
@@ -26,7 +27,10 @@ TRIED, TIMED = 5, 3  # ways to compute a convolution, and calls of each, with `t
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
-    """As cuDNN takes it: `[N, C, H, W]`, channels last. It chooses how, as it does for every other network."""
+    """As cuDNN takes it: `[N, C, H, W]`, channels last. It chooses how, as it does for every other network.
+
+    `output_padding`: of a transposed one, None for others.
+    """
 
     x: Tensor
     weight: Tensor
@@ -35,30 +39,43 @@ class Convolution:
     dilation: list[int]
     groups: int
     allow_tf32: bool
+    output_padding: list[int] | None = None
+
+    @property
+    def is_transposed(self) -> bool:
+        return self.output_padding is not None
 
     @classmethod
     def of(cls, p: Product, filled_up: Tensor, allow_tf32: bool) -> Convolution | None:
         """None where cuDNN has none. `filled_up` is the input's matrix, with what its buffer is filled up with."""
-        op, x = p.whole, p.x.value
+        op: Any = p.whole
+        x = p.x.value
         assert x is not None
-        if type(op) is not Conv or op.rank != 2 or op.padding_mode != "constant" or x.shape[1] < LEAST_CHANNELS:
+        if type(op) not in (Conv, ConvTranspose) or op.rank != 2 or x.shape[1] < LEAST_CHANNELS:
             return None
-        if any(before != after for before, after in op.padding):
+        is_transposed = isinstance(op, ConvTranspose)
+        if is_transposed and (op.groups != 1 or x.dtype not in FUSED or not _cuda.has_cudnn):
+            return None  # only what cuDNN ends by itself is written in place
+        if not is_transposed and (op.padding_mode != "constant" or any(a != b for a, b in op.padding)):
             return None
         weight = op.weight.detach()
         if op.groups == 1:
             streams, channels, rows, columns = x.shape
             x = filled_up.unflatten(0, (streams, rows, columns)).permute(0, 3, 1, 2)
-            weight = torch.nn.functional.pad(weight, (0, 0, 0, 0, 0, x.shape[1] - channels))
+            more = [0, x.shape[1] - channels]
+            weight = torch.nn.functional.pad(weight, [0] * 4 + ([0, 0, *more] if is_transposed else more))
         weight = weight.to(x.device, x.dtype).contiguous(memory_format=torch.channels_last)
-        padding = [before for before, _ in op.padding]
-        return cls(x, weight, padding, list(op.stride), list(op.dilation), op.groups, allow_tf32)
+        padding = list(op.padding) if is_transposed else [before for before, _ in op.padding]
+        output_padding = list(op.output_padding) if is_transposed else None
+        return cls(x, weight, padding, list(op.stride), list(op.dilation), op.groups, allow_tf32, output_padding)
 
     def __call__(self, into: Tensor) -> None:
         """Write the whole result, without bias."""
         benchmark = torch.backends.cudnn.benchmark
-        shape = (self.padding, self.stride, self.dilation, self.groups)
-        cudnn_convolution(self.x, self.weight, *shape, benchmark, True, self.allow_tf32, out=into)
+        operator = cudnn_convolution_transpose if self.is_transposed else cudnn_convolution
+        padding = [self.padding, *([self.output_padding] if self.is_transposed else [])]
+        shape = (*padding, self.stride, self.dilation, self.groups)
+        operator(self.x, self.weight, *shape, benchmark, True, self.allow_tf32, out=into)
 
     def fused(self, ending: Ending, into: Tensor, known: dict[str, Engine]) -> FusedConvolution | None:
         """What writes the whole result with its ending; None where cuDNN has none. Those of one form are one."""
@@ -66,7 +83,7 @@ class Convolution:
         if not _cuda.has_cudnn or self.groups != 1 or self.x.dtype not in FUSED or not all(map(is_aligned, tensors)):
             return None
         form = {
-            "bfloat16": self.x.dtype == torch.bfloat16,
+            "bfloat16": self.x.dtype == torch.bfloat16, "transposed": self.is_transposed,
             "x": list(self.x.shape), "x_strides": list(self.x.stride()),
             "weight": list(self.weight.shape), "w_strides": strides_of(self.weight),
             "y": list(into.shape), "y_strides": strides_of(into),

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from deltafx.backends.cuda.cudnn import Convolution, Engine, FusedConvolution
-from deltafx.backends.cuda.ending import Ending, ending_of
+from deltafx.backends.cuda.ending import PLAIN, Ending, ending_of
 from deltafx.backends.matrix import NoKernel, matrix, matrix_of
 from deltafx.backends.recipe import Product, Recipe
 from deltafx.ops import Linear
@@ -79,15 +79,18 @@ class DenseForm:
         self.value, self.pixel, self.out = leaf.value, leaf.pixel, out
         self.steps, self.streams = recipe.steps.arguments, leaf.pixel[0]
         self.product: Callable[[Tensor], None] | None = recipe.dense
-        self.ending: Ending | None = None
+        self.endings: list[Ending] = []  # that cuDNN may have for it, the best first
         self.fused: FusedConvolution | None = None
+        self.finishes = bool(self.steps[1])  # what the product wrote
         self.scratch = Scratch.of(plan, leaf)
         self.apart = False  # a product passes through scratch
         arguments = recipe.arguments if recipe.operator == "pool" else recipe.arguments[:1]
         self.operator = operators.pool_all.default if recipe.operator == "pool" else operators.finish.default
         if isinstance(recipe.dense, Convolution):
             if self.value.is_contiguous(memory_format=torch.channels_last):
-                self.ending = ending_of(recipe.steps, leaf)
+                ending = ending_of(recipe.steps, leaf)
+                self.endings = [] if ending is None else [ending]
+                self.endings += [PLAIN] if recipe.dense.is_transposed else []
             else:
                 self.apart = True
                 self.scratch.bytes = max(self.scratch.bytes, leaf.shape.numel() * leaf.dtype.itemsize)
@@ -111,30 +114,30 @@ class DenseForm:
         if self.apart:
             self.arguments = (matrix(self.target, self.pixel),)
         into, product = torch.empty_like(self.target), self.product
-        if self.ending is not None and isinstance(product, Convolution):
+        if isinstance(product, Convolution):
             result = matrix(into, self.pixel)
 
             def unfused() -> None:
                 product(into)
                 self.operator(result, *self.steps, self.streams, result)
 
-            fused = product.fused(self.ending, self.value, self.scratch.engines)
-            if fused is not None and fused.settle(into, unfused):
-                self.fused = fused
-                self.scratch.reserve(fused.workspace(into.device))
-                fused(into, fused.workspace(into.device))
-                return
+            for ending in self.endings:
+                fused = product.fused(ending, self.value, self.scratch.engines)
+                if fused is not None and fused.settle(into, unfused):
+                    self.fused, self.finishes = fused, self.finishes and ending is PLAIN
+                    self.scratch.reserve(fused.workspace(into.device))
+                    fused(into, fused.workspace(into.device))
+                    return
         product(into)
 
     def __call__(self) -> None:
         if self.fused is not None:
             assert self.scratch.workspace is not None
-            return self.fused(self.value, self.scratch.workspace)
-        if self.product is not None:
+            self.fused(self.value, self.scratch.workspace)
+        elif self.product is not None:
             self.product(self.target)
-            if not self.apart and not self.steps[1]:
-                return
-        self.operator(*self.arguments, *self.steps, self.streams, self.out)
+        if self.product is None or self.apart or self.finishes:
+            self.operator(*self.arguments, *self.steps, self.streams, self.out)
 
 
 def dense_form(recipe: Recipe, leaf: Leaf, out: Tensor, plan: Plan) -> DenseForm | None:

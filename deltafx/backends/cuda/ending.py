@@ -22,6 +22,9 @@ class Ending:
     highest: float
 
 
+PLAIN = Ending(None, None, False, math.inf)
+
+
 def ending_of(steps: Steps, leaf: Leaf) -> Ending | None:
     """The steps of a node `[N, C, H, W]` as an ending, if they are one."""
     code_names = {number: name for name, number in _cuda.codes.items()}

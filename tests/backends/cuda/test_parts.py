@@ -258,6 +258,36 @@ def test_dense_convolutions_with_every_ending(dtype: torch.dtype, monkeypatch: A
     assert choices(dm) == [DENSE]
 
 
+TRANSPOSED: dict[str, tuple[int, int, dict[str, Any]]] = {  # channels in and out
+    "2x2": (64, 32, {"kernel_size": 2, "stride": 2}),
+    "4x4": (32, 48, {"kernel_size": 4, "stride": 2, "padding": 1, "bias": False}),
+    "3x3, output padding": (24, 16, {"kernel_size": 3, "stride": 2, "padding": 1, "output_padding": 1}),
+    "3x3, dilated": (16, 16, {"kernel_size": 3, "padding": 2, "dilation": 2}),
+    "odd channels": (33, 20, {"kernel_size": 4, "stride": 2, "padding": 1}),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", TRANSPOSED)
+def test_dense_transposed_convolutions(name: str, dtype: torch.dtype, monkeypatch: Any) -> None:
+    choose(monkeypatch, 0.0)
+    torch.manual_seed(0)
+    channels, out, how = TRANSPOSED[name]
+    model = nn.Sequential(nn.ConvTranspose2d(channels, out, **how), nn.ReLU()).eval().to("cuda", dtype)
+    dm = deltafx.convert(model, backend="cuda")
+    exact = copy.deepcopy(model).double()
+    for _ in range(4):
+        x = torch.randn(2, channels, 18, 25, device="cuda").to(dtype)
+        got, want, dense = dm(x), exact(x.double()), model(x)
+        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6
+    assert choices(dm) == [DENSE]
+    (kernel,) = [state.kernel for state in plan_of(dm).nodes.values() if hasattr(state.kernel, "dense")]
+    if dtype == torch.float32:
+        assert kernel.dense is None  # its sparse kernel computes every pixel
+    elif parts._cuda.has_cudnn and "odd" not in name:
+        assert kernel.dense.fused is not None  # in place
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", SAMPLES)
 def test_dense_forms_agree_with_the_reference(name: str, dtype: torch.dtype, monkeypatch: Any) -> None:

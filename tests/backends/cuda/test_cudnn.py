@@ -1,0 +1,67 @@
+"""How a convolution is described to cuDNN; that it computes it is tested in test_parts.py."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from deltafx.ops import ConvTranspose
+
+pytest.importorskip("deltafx._cuda")
+from deltafx.backends.cuda import cudnn
+from deltafx.backends.cuda.cudnn import Convolution
+
+
+def described(module: nn.Module, x: Tensor, filled_up: int) -> Convolution | None:
+    """A transposed convolution of `x`, the channels of whose buffer are filled up with zeros to so many."""
+    product: Any = SimpleNamespace(whole=ConvTranspose.from_module(module), x=SimpleNamespace(value=x))
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    return Convolution.of(product, F.pad(pixels, (0, filled_up - x.shape[1])), True)
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that the CPU can compute it."""
+    monkeypatch.setattr(cudnn, "FUSED", (torch.float32,))
+    monkeypatch.setattr(cudnn._cuda, "has_cudnn", True)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"kernel_size": 2, "stride": 2},
+        {"kernel_size": 3, "stride": (2, 3), "padding": (1, 0), "output_padding": (1, 2)},
+        {"kernel_size": (3, 4), "padding": 2, "dilation": (2, 1)},
+    ],
+    ids=str,
+)
+def test_a_transposed_one_is_the_gradient_of_one_by_its_data(how: dict[str, Any], monkeypatch: Any) -> None:
+    torch.manual_seed(0)
+    module, x = nn.ConvTranspose2d(6, 4, **how, bias=False), torch.randn(2, 6, 5, 7)
+    want = module(x)
+    conv = described(module, x, filled_up=8)
+    assert conv is not None
+    given = conv.x, conv.stride, conv.padding, conv.dilation
+    torch.testing.assert_close(torch.nn.grad.conv2d_input(want.shape, conv.weight, *given), want)
+
+    def convolve(x: Tensor, weight: Tensor, padding: Any, output_padding: Any, stride: Any, dilation: Any, groups: int,
+                 *_: Any, out: Tensor) -> None:  # fmt: skip
+        out.copy_(F.conv_transpose2d(x, weight, None, stride, padding, output_padding, groups, dilation))
+
+    monkeypatch.setattr(cudnn, "cudnn_convolution_transpose", convolve)
+    into = torch.empty_like(want)
+    conv(into)
+    torch.testing.assert_close(into, want)
+
+
+def test_what_cudnn_does_not_end_by_itself_is_left_to_the_sparse_kernel(monkeypatch: Any) -> None:
+    x = torch.randn(1, 6, 4, 4)
+    assert described(nn.ConvTranspose2d(6, 6, 2, groups=2), x, 6) is None
+    assert described(nn.ConvTranspose2d(6, 6, 2), x, 6) is not None
+    monkeypatch.setattr(cudnn, "FUSED", (torch.float16,))
+    assert described(nn.ConvTranspose2d(6, 6, 2), x, 6) is None
