@@ -34,7 +34,7 @@ from benchmarks.gpu_times import captured, milliseconds
 
 COMPILED, TUNED = "torch.compile, CUDA graph", "torch.compile max-autotune, CUDA graph"
 MAX_AUTOTUNE = {"max_autotune": True, "triton.cudagraphs": False, "max_autotune_conv_backends": "ATEN"}
-AT_ONCE = 4  # processes that compile ahead
+AT_ONCE = 5  # processes that compile ahead
 
 
 class TooLong(BaseException):

@@ -41,11 +41,20 @@ class Turn:
         leaf.strip = strip
         return cls(leaf, lag, strip, forgets)
 
-    def clear(self) -> None:
-        if self.is_set:
-            self.strip.mask.zero_()
-            self.strip.tally[UPDATED] = 0
-        self.is_set = False
+    @property
+    def updated(self) -> Tensor:
+        """How many pixels of the strip are marked, as the device sees it; `[1]`."""
+        return self.strip.tally.narrow(0, UPDATED, 1)
+
+
+def clear(turns: Sequence[Turn]) -> None:
+    """No strips in any: on a GPU, one launch for many."""
+    strips = [turn for turn in turns if turn.is_set]
+    if strips:
+        torch._foreach_zero_([turn.strip.mask for turn in strips])
+        torch._foreach_zero_([turn.updated for turn in strips])
+    for turn in strips:
+        turn.is_set = False
 
 
 STRIPS = 4  # to a picture: lower ones cost more, since what reads them computes their borders too
@@ -69,16 +78,16 @@ class BackgroundRefresh:
         place = frame % self.frames
         steps = math.ceil((1 + self.longest) * STRIPS)  # of a round: frames with strips, if there are enough
         before, after = (at * steps // self.frames / STRIPS for at in (place, place + 1))
+        clear(self.turns)
         for turn in self.turns:
             leaf, strip = turn.leaf, turn.strip
             axis = row_axis(leaf.pixel)
             height = leaf.pixel[axis] if axis else 1
             first, end = (round_down((front - turn.lag) * height, height) for front in (before, after))
-            turn.clear()
             if end == first:
                 continue
             turn.is_set = True
-            strip.tally[UPDATED] = end - first
+            turn.updated.fill_(end - first)
             rows(strip.mask, axis, first, end).fill_(1)
             if turn.forgets:
                 assert leaf.value is not None
@@ -89,8 +98,7 @@ class BackgroundRefresh:
 
     def rest(self) -> None:
         """No strips in this frame."""
-        for turn in self.turns:
-            turn.clear()
+        clear(self.turns)
 
 
 def round_down(place: float, height: int) -> int:

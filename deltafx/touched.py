@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from deltafx.background import Turn
-from deltafx.state import UPDATED, Leaf
+from deltafx.background import Turn, clear
+from deltafx.state import Leaf
 
 Grid = tuple[int, int]  # rows and columns
 pool = torch.ops.aten.adaptive_max_pool2d.out
@@ -41,21 +41,22 @@ class TouchedRefresh:
         for touched in self.touched.values():
             touched.pool()
         for turn in self.turns:
+            turn.is_set = True
             mask = turn.strip.mask
             for touched in self.touched.values():
                 mask |= touched.over(mask.shape)
-            turn.strip.tally[UPDATED] = 1  # there may be some; how many, only the device knows
-            turn.is_set = True
             if turn.forgets:
                 assert turn.leaf.value is not None
                 turn.leaf.value.masked_fill_(mask.view(torch.bool), math.nan)
+        if self.turns:
+            # There may be some; how many, only the device knows.
+            torch._foreach_add_([turn.updated for turn in self.turns], 1)
         for touched in self.touched.values():
             touched.mask.zero_()
 
     def rest(self) -> None:
         """Nothing is computed anew in this frame."""
-        for turn in self.turns:
-            turn.clear()
+        clear(self.turns)
 
     def note(self, inputs: Sequence[Leaf], refreshed: Tensor | None) -> None:
         """Remember what the frame that ends changed of the inputs, and nothing of the streams that it refreshed."""
