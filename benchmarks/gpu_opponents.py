@@ -27,6 +27,7 @@ import torch
 import torch.fx.experimental.optimization as fx_optimization
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.compile_worker.subproc_pool import SubprocPool
 
 from benchmarks import gpu_networks
 from benchmarks.gpu_networks import Missing
@@ -111,11 +112,14 @@ def within(seconds: float) -> Iterator[None]:
 
 
 def stop_workers() -> None:
-    """They would go on with what nobody waits for, beside what is measured next."""
-    from torch._inductor.async_compile import shutdown_compile_workers
+    """They would go on with what nobody waits for, beside what is measured next, and so would a shutdown alone."""
+    from torch._inductor import async_compile
 
     torch._dynamo.reset()
-    shutdown_compile_workers()
+    for pool in async_compile._pool_set:
+        if isinstance(pool, SubprocPool):
+            pool.process.kill()  # its workers see that it is gone
+    async_compile.shutdown_compile_workers()
 
 
 def compile_ahead(cases: Sequence[str], data: Path, seconds: float, at_once: int = AT_ONCE) -> float:
