@@ -6,7 +6,7 @@ processes of this module, which run nothing; the cases themselves then find the 
     python -m benchmarks.gpu_opponents resnet50:8:720x1280 fcn_resnet50:1:720x1280
 
 max-autotune chooses between kernels of Triton and cuBLAS for each 1x1 convolution, with what follows it; other
-convolutions stay cuDNN's. (Triton's have 17 forms each, one after the other, and took most of more than four minutes a
+convolutions stay cuDNN's. (Triton's have 17 forms each, tried one convolution after the other, in more than four minutes a
 network.) It is left out, and the result says so, where it takes longer than it is given.
 """
 
@@ -118,8 +118,16 @@ def stop_workers() -> None:
     torch._dynamo.reset()
     for pool in async_compile._pool_set:
         if isinstance(pool, SubprocPool):
-            pool.process.kill()  # its workers see that it is gone
+            workers = children(pool.process.pid)
+            for pid in (pool.process.pid, *workers):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
     async_compile.shutdown_compile_workers()
+
+
+def children(pid: int) -> list[int]:
+    """Of a process, on Linux."""
+    return [int(child) for path in Path(f"/proc/{pid}/task").glob("*/children") for child in path.read_text().split()]
 
 
 def compile_ahead(cases: Sequence[str], data: Path, seconds: float, at_once: int = AT_ONCE) -> float:

@@ -16,6 +16,8 @@ import pytest
 import torch
 from torch import nn
 from torch._dynamo.utils import counters
+from torch._inductor import async_compile
+from torch._inductor.compile_worker.subproc_pool import SubprocPool
 
 import deltafx
 from benchmarks import gpu, gpu_figures, gpu_networks, gpu_opponents, gpu_table, state
@@ -209,6 +211,28 @@ def test_what_takes_too_long_is_left_out_with_the_reason(gpu_like: Any, monkeypa
     assert list(times) == ["eager", "CUDA graph", gpu_opponents.COMPILED]
     assert left_out == {gpu_opponents.TUNED: "it was not compiled after 0 s"}
     assert signal.getsignal(signal.SIGALRM) == signal.SIG_DFL
+
+
+class Pool(SubprocPool):
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
+
+    def shutdown(self) -> None:
+        pass
+
+
+def test_workers_of_a_compiler_are_ended_in_the_middle_of_their_work() -> None:
+    words = [sys.executable, "-c", "import os, time; os.fork(); os.write(1, b'here\\n'); time.sleep(60)"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        assert [started.stdout.readline() for _ in range(2)] == ["here\n"] * 2
+        (worker,) = gpu_opponents.children(started.pid)
+        async_compile._pool_set.add(Pool(started))
+        gpu_opponents.stop_workers()
+        assert started.wait(10) == -signal.SIGKILL
+        assert started.stdout.read() == ""  # which waits for all that could still write
+    assert worker != started.pid
+    assert not async_compile._pool_set
 
 
 def test_options_of_max_autotune_are_known() -> None:
