@@ -6,8 +6,8 @@ processes of this module, which run nothing; the cases themselves then find the 
     python -m benchmarks.gpu_opponents resnet50:8:720x1280 fcn_resnet50:1:720x1280
 
 max-autotune chooses between kernels of Triton and cuBLAS for each 1x1 convolution, with what follows it; other
-convolutions stay cuDNN's. (Triton's have 17 forms each, tried one convolution after the other, in more than four minutes a
-network.) It is left out, and the result says so, where it takes longer than it is given.
+convolutions stay cuDNN's. (Triton has 17 kernels for each, tried one convolution after the other, in more than four
+minutes a network.) It is left out, and the result says so, where it takes longer than it is given.
 """
 
 from __future__ import annotations

@@ -1,8 +1,13 @@
 """Whose errors are found; the tools themselves need a GPU."""
 
+import json
 import os
 import sys
+from pathlib import Path
 
+import pytest
+
+from tools import sanitize_cuda
 from tools.sanitize_cuda import END, judge, said_by
 
 OURS = """========= COMPUTE-SANITIZER
@@ -50,3 +55,22 @@ def test_what_takes_too_long_is_ended_with_all_that_it_started():
     assert took < 30
     outcome = judge("memcheck", "part", said)
     assert (outcome.finished, outcome.last) == (False, "here")
+
+
+def test_every_tool_runs_every_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture):
+    tool = tmp_path / "compute-sanitizer"
+    tool.write_text(f"#!/bin/sh\necho $*\n[ $2 = racecheck ] || echo {END}\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(sanitize_cuda, "program", lambda: str(tool))
+    out = tmp_path / "found.json"
+    words = ["--tools", "racecheck", "initcheck", "--parts", "float16", "float32", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["sanitize_cuda", *words])
+    assert sanitize_cuda.main() == 1
+    found = json.loads(out.read_text())
+    assert [(x["tool"], x["part"]) for x in found] == [
+        (tool, part) for tool in ("racecheck", "initcheck") for part in ("float16", "float32")
+    ]
+    assert [x["finished"] for x in found] == [False, False, True, True]
+    assert len({x["last"].split("--port ")[1].split()[0] for x in found[:2]}) == 2
+    assert "--kernel-name" in found[0]["last"]
+    assert capsys.readouterr().out.count("did not end") == 2
