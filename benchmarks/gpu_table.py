@@ -81,7 +81,8 @@ def brief(result: dict[str, Any]) -> str:
     best = min(result["dense"], key=lambda name: result["dense"][name]["p50"])
     rates = ", ".join(f"{label} {found['times_faster']:.2f}" for label, found in result["converted"].items())
     told = f"{result['case']}: dense {result['dense'][best]['p50']:.2f} ms ({best}); times as fast: {rates}"
-    return f"{told}; measured in {result['seconds']:.0f} s"
+    dense = f", {result['dense_seconds']:.0f} of them dense" if "dense_seconds" in result else ""
+    return f"{told}; measured in {result['seconds']:.0f} s{dense}"
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -121,7 +121,7 @@ CONVOLUTIONS: dict[str, tuple[int, int, int, int, int, dict[str, Any]]] = {
 }
 IN_EVERY_TYPE = ("3x3", "3x3, deep")
 TYPES = ("float16", "bfloat16", "float32")
-PARTS = ("convolutions", *TYPES)  # the latter: a network in that type
+PARTS = ("convolutions", "bottlenecks", *TYPES)  # the latter: a network in that type
 
 
 def run_part(part: str) -> None:
@@ -131,7 +131,8 @@ def run_part(part: str) -> None:
     begin = time.perf_counter()
     torch.backends.cudnn.enabled = False
     with without_libraries():
-        for said in run_convolutions() if part == "convolutions" else run_network(getattr(torch, part)):
+        others = {"convolutions": run_convolutions, "bottlenecks": run_bottlenecks}
+        for said in others[part]() if part in others else run_network(getattr(torch, part)):
             torch.cuda.synchronize()
             print(f"{time.perf_counter() - begin:.0f} s: {said}", flush=True)
     print(END, flush=True)
@@ -174,6 +175,26 @@ def run_convolutions() -> Iterator[str]:
             dm(frame)
             frame[-1, :, step : step + 3, step : step + 4] += 1
         yield f"{name}, {kind}"
+
+
+def run_bottlenecks() -> Iterator[str]:
+    """Blocks as in ResNet, also with a stride."""
+    import torch
+    from torch import nn
+    from torchvision.models.resnet import Bottleneck
+
+    import deltafx
+
+    torch.manual_seed(0)
+    for stride, threshold in product((1, 2), (0.0, 0.1)):
+        down = nn.Conv2d(256, 256, 1, stride)
+        blocks = nn.Sequential(Bottleneck(256, 64), Bottleneck(256, 64, stride, down)).eval().cuda().half()
+        dm = deltafx.convert(blocks, threshold=threshold, backend="cuda", options={"cuda_graph": False})
+        frame = torch.randn(2, 256, 12, 17).cuda().half()
+        for step in range(2):
+            dm(frame)
+            frame[-1, :, step : step + 3, step : step + 4] += 1
+        yield f"stride {stride}, threshold {threshold}"
 
 
 def run_network(dtype: Any) -> Iterator[str]:
