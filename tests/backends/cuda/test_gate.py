@@ -20,7 +20,7 @@ pytestmark = pytest.mark.cuda
 def test_it_passes_the_same_pixels(gate: deltafx.InputGate, raw: bool) -> None:
     preprocess = deltafx.Preprocess(mean=(0.45,) * 3, std=(0.225,) * 3) if raw else None
     dms = [
-        deltafx.convert(IDENTITY, backend=name, input_gate=gate, preprocess=preprocess)
+        deltafx.convert(IDENTITY, backend=name, input_gate=gate, preprocess=preprocess).cuda()
         for name in ("reference", "cuda")
     ]
     assert_same_pixels(dms, [x.cuda() for x in moving(raw)])
