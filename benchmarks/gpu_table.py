@@ -101,7 +101,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    shown, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    shown, axes = plt.subplots(figsize=(9, 8), layout="constrained")
     found = [each for each in results if "clip" not in each]
     limits = [0.002, 1.0]
     axes.plot(limits, [1 / limits[0], 1], color="grey", linestyle=":", label="pays for what it computes alone")
@@ -117,7 +117,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
         xscale="log", yscale="log", xlabel="share of the multiply-accumulates computed",
         ylabel="times faster than the best dense execution", ylim=(0.1, 20), title="Forced masks",
     )  # fmt: skip
-    axes.legend(fontsize=7, loc="upper right")
+    shown.legend(fontsize=7, loc="outside lower center", ncols=3)
     axes.grid(which="both", alpha=0.25)
     shown.savefig(path, dpi=130)
     plt.close(shown)

@@ -33,6 +33,11 @@ def test_errors_in_kernels_of_others_are_counted_apart():
     assert "at::native" not in found.first
 
 
+def test_of_a_part_that_an_error_ended_that_error_is_told_and_not_what_explains_it() -> None:
+    said = "1 s: 3x3\ntorch.AcceleratorError: CUDA error: too large\nCompile with a flag to know more.\n"
+    assert judge("racecheck", "part", said).last == "torch.AcceleratorError: CUDA error: too large"
+
+
 def test_races_of_others_are_not_ours():
     race = "========= Error: Race reported between Write access at {0}+0x10 and Read access at {0}+0x20 [4 hazards]\n"
     assert judge("racecheck", "part", race.format("void at::native::scan_kernel<float>(T1)") + END).ours == 0

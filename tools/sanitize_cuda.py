@@ -51,7 +51,7 @@ class Outcome:
     others: int
     finished: bool
     first: str = ""  # finding in ours
-    last: str = ""  # that they said
+    last: str = ""  # that they said, or the error that ended them
     seconds: float = 0.0
 
     @property
@@ -97,7 +97,8 @@ def judge(tool: str, part: str, said: str) -> Outcome:
             ours.append(block)
         else:
             others += 1
-    last = [line for line in said.splitlines() if line and not line.startswith("=========")][-1:]
+    own = [line for line in said.splitlines() if line and not line.startswith("=========")]
+    last = [line for line in own if "Error" in line][-1:] or own[-1:]  # an error is explained below it
     return Outcome(tool, part, len(ours), others, END in said, ours[0] if ours else "", "".join(last)[-300:])
 
 
