@@ -51,13 +51,19 @@ def least_bytes(dm: Any) -> float:
 
 def output_bytes(dm: Any, plan: Any) -> int:
     """Of all nodes' results in the model's dtype, without what fills rows up; a concatenation's parts count once."""
+    nodes = [module for module in dm.modules() if getattr(module, "path", None) in plan.nodes]
+    whole = {node.path: node.storage.path for node in nodes if is_part(node)}  # by part, the concatenation
     total = 0
-    for module in dm.modules():
-        state = plan.nodes.get(module.path) if hasattr(module, "path") else None
-        if state is None or (isinstance(module, DeltaNode) and isinstance(module.storage, SliceOf)):
-            continue
-        total += sum(leaf.shape.numel() * leaf.dtype.itemsize for leaf in state.leaves if not leaf.aliased)
+    for node in nodes:
+        leaves = [] if node.path in whole else plan.nodes[node.path].leaves
+        kept = [leaf for leaf in leaves if node.path in whole.values() or not leaf.aliased]
+        total += sum(leaf.shape.numel() * leaf.dtype.itemsize for leaf in kept)
     return total
+
+
+def is_part(node: Any) -> bool:
+    """Whether its result stands in that of a concatenation."""
+    return isinstance(node, DeltaNode) and isinstance(node.storage, SliceOf)
 
 
 def launches(call: Callable[[], Any]) -> int | None:

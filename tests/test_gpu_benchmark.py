@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.utils import counters
 from torch._inductor import async_compile
 from torch._inductor.compile_worker.subproc_pool import SubprocPool
@@ -251,3 +251,25 @@ def test_cases_name_networks_that_there_are() -> None:
     names = {case.split(":")[0] for case in gpu.CASES}
     assert names - set(models.list_models()) == set(gpu_networks.NETWORKS) - {"efficientnet_b0"}
     assert set(gpu.HEADLINES) <= set(gpu.CASES)
+
+
+class Joined(nn.Module):
+    """A concatenation of which both parts are written in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(nn.Conv2d(3, channels, 3, padding=1) for channels in (8, 4))
+        self.last = nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.cat([part(x) for part in self.parts], 1))
+
+
+@torch.no_grad()
+def test_the_parts_of_a_concatenation_count_once() -> None:
+    dm = deltafx.convert(Joined().eval(), backend="reference")
+    dm(torch.rand(1, 3, 8, 10))
+    (plan,) = dm.runtime.plans
+    (joined,) = [leaf for state in plan.nodes.values() for leaf in state.leaves if leaf.shape[1] == 12]
+    assert joined.aliased
+    assert gpu_figures.output_bytes(dm, plan) == 4 * 8 * 10 * (3 + 12 + 2)
