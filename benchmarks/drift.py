@@ -24,8 +24,9 @@ from deltafx.measure import relative_error
 from deltafx.testing import scale_weights
 from deltafx.video import read_frames
 
-LOOP, EARLY = 25, 500  # frames of the clip; frames after which the error is looked at first
+LOOP, WINDOW = 25, 500  # frames of the clip; of the windows whose errors are compared
 STREET_LOOP, STREET_STEP, NANODET_FRAMES = 100, 5, 1000  # STREET_STEP: from one frame that is looked at to the next
+STREET_WINDOW = 3  # loops: their frames stand alike to the modes' refreshes, every 30th frame
 FADE, FADE_FRAMES, FADED = 0.2, 1000, 0.225 * 255  # grey levels a frame; frames; levels to a unit of normalised frames
 MODES = ("balanced", "fast")
 FADES: dict[str, dict[str, Any]] = {
@@ -62,22 +63,19 @@ def clip(size: int = 96) -> list[Tensor]:
 
 
 def run(
-    dtype: torch.dtype, payload: str, settings: dict[str, Any], frames: int, size: int = 96, first: int = EARLY
-) -> dict[str, float]:
-    """The largest relative error of a loop, against the dense network in the same dtype: early and at the end."""
+    dtype: torch.dtype, payload: str, settings: dict[str, Any], frames: int, size: int = 96, window: int = WINDOW
+) -> list[float]:
+    """The largest relative error in each window of a loop, against the dense network in the same dtype."""
     model, shown = network().to(dtype), [frame.to(dtype) for frame in clip(size)]
     with torch.no_grad():
         wanted = [model(frame) for frame in shown]
     dm = deltafx.convert(model, payload=payload, **settings)
     silence(dm)
-    early = late = 0.0
+    errors = []
     for number in range(frames):
         got = dm(shown[number % LOOP])
-        if first - LOOP <= number < first:
-            early = max(early, relative_error([got], [wanted[number % LOOP]]))
-        if number >= frames - LOOP:
-            late = max(late, relative_error([got], [wanted[number % LOOP]]))
-    return {"early": early, "late": late}
+        errors.append(relative_error([got], [wanted[number % LOOP]]))
+    return [max(errors[first : first + window]) for first in range(0, frames, window)]
 
 
 def run_fade(settings: dict[str, Any], frames: int = FADE_FRAMES, size: int = 96) -> dict[str, float]:
@@ -106,7 +104,7 @@ def run_fade(settings: dict[str, Any], frames: int = FADE_FRAMES, size: int = 96
 
 
 def run_nanodet(folder: Path, mode: str, frames: int) -> dict[str, Any]:
-    """The mean error of each loop but the first, for NanoDet over the first frames of a street clip again and again."""
+    """The mean error of each loop, for NanoDet over the first frames of a street clip again and again."""
     network = nanodet.load(folder)
     shown = list(read_frames(folder / "vtest.avi", STREET_LOOP))
     looked_at = range(0, STREET_LOOP, STREET_STEP)
@@ -123,7 +121,7 @@ def run_nanodet(folder: Path, mode: str, frames: int) -> dict[str, Any]:
                 errors.append(relative_error(list(got), wanted[number]))
         loops.append(fmean(errors))
         typer.echo(f"{mode}, frames {first} to {first + STREET_LOOP - 1}: {loops[-1]:.4f}", err=True)
-    return {"loops": loops[1:]}
+    return {"loops": loops}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -138,24 +136,33 @@ def table(found: dict[str, Any]) -> str:
         )
 
     if "loop" in found:
-        rows = [[*(row[key] for key in ("dtype", "payload", "early", "late"))] for row in found["loop"]["results"]]
-        for row in rows:
-            row.insert(2, str(SETTINGS[row[1]].get("refresh_every", "never")))
-        head = ["dtype", "payload", "computed in full every", f"error up to frame {EARLY}", "at the end"]
+        rows = []
+        for row in found["loop"]["results"]:
+            first, *others = row["windows"]
+            full = str(SETTINGS[row["payload"]].get("refresh_every", "never"))
+            rows.append([row["dtype"], row["payload"], full, first, *spread(others), others[-1]])
+        head = ["dtype", "payload", "computed in full every", f"largest error in the first {WINDOW} frames"]
+        head += [f"in each {WINDOW} after them: mean", "least", "largest", "in the last"]
         add("A looped noisy clip, six layers, 96x96", "loop", head, rows)
     if "nanodet" in found:
-        head = ["mode", f"error of loops up to frame {EARLY}: mean", "least", "largest"]
-        head += ["of loops after it: mean", "least", "largest"]
-        halves, rows = EARLY // STREET_LOOP - 1, []
-        for row in found["nanodet"]["results"]:
-            parts = row["loops"][:halves], row["loops"][halves:]
-            rows.append([row["mode"], *(of(part) for part in parts for of in (fmean, min, max))])
+        half = NANODET_FRAMES // STREET_LOOP // 2
+        head, rows = ["mode"], [[row["mode"]] for row in found["nanodet"]["results"]]
+        for end in (half, 2 * half):
+            first = end - STREET_WINDOW
+            head += [f"error in frames {first * STREET_LOOP} to {end * STREET_LOOP - 1}: mean of loops"]
+            head += ["least", "largest"]
+            for row, of in zip(rows, found["nanodet"]["results"]):
+                row += spread(of["loops"][first:end])
         add(f"NanoDet, {STREET_LOOP} frames of a street clip again and again", "nanodet", head, rows)
     if "fade" in found:
         head = ["settings", "largest error in the second quarter", "in the last", "had nothing arrived"]
         rows = [[row["settings"], row["early"], row["late"], row["withheld"]] for row in found["fade"]["results"]]
         add(f"A slow fade, {FADE:g} grey levels a frame, six layers, 96x96", "fade", head, rows)
     return "\n".join(lines).lstrip() + "\n"
+
+
+def spread(errors: list[float]) -> list[float]:
+    return [fmean(errors), min(errors), max(errors)]
 
 
 def main(
@@ -188,7 +195,7 @@ def main(
     rows = []
     for dtype, (payload, settings) in itertools.product(DTYPES, SETTINGS.items()) if "loop" in parts else ():
         name = str(dtype).removeprefix("torch.")
-        rows.append({"dtype": name, "payload": payload, **run(dtype, payload, settings, frames)})
+        rows.append({"dtype": name, "payload": payload, "windows": run(dtype, payload, settings, frames)})
         keep("loop", frames, rows)
 
 
