@@ -73,7 +73,8 @@ def calibrate(
     in the end, with its standard error on top. It is shrunk until the held-out frames, which follow in the state that
     the others leave, bear it out.
 
-    Raises ValueError for a budget, metric or refresh that makes no sense, and for fewer than 6 frames.
+    Raises ValueError for a budget, metric or refresh that makes no sense, for fewer than 6 frames, and for a network
+    that multiplies nothing.
     """
     check_converted(dm, "calibrate")
     if method not in METHODS:

@@ -118,6 +118,8 @@ class Trials:
 
         self.wanted, self.others_wanted = results(frames), results(others)
         dm(*frames[0])  # a model in parts makes its graphs
+        if not report(dm).totals["macs_dense"]:
+            raise ValueError("calibrate: the network has no multiply-accumulates, so that there is nothing to save.")
         settings = settings_of(dm)
         self.norm: str = settings.norm
         self.gate: InputGate | None = settings.input_gate
@@ -161,8 +163,9 @@ def together(*parts: Measured) -> tuple[float, float]:
 
 
 def level(shape: Thresholds) -> Thresholds:
-    """None far above the others."""
-    highest = HIGHEST * median([value for value in shape.values() if value > 0])
+    """None far above the others; those of 0 do not count, and stay."""
+    above = [value for value in shape.values() if value > 0]
+    highest = HIGHEST * median(above) if above else 0.0
     return {path: min(value, highest) for path, value in shape.items()}
 
 

@@ -337,3 +337,8 @@ def test_tells_what_it_does(model):
     said = []
     deltafx.calibrate(deltafx.convert(model), noisy(6), rounds=1, progress=said.append)
     assert {"dense network", "sensitivities", "screening all thresholds"} <= set(said)
+
+
+def test_a_network_that_multiplies_nothing_is_refused():
+    with pytest.raises(ValueError, match="nothing to save"):
+        deltafx.calibrate(deltafx.convert(nn.MaxPool2d(2).eval()), noisy(9), max_error=0.1)

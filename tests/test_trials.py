@@ -11,7 +11,7 @@ from deltafx.calibration import Measured
 from deltafx.metrics import Relative, metric_of
 from deltafx.retune import truncation_points
 from deltafx.starts import PAPER, by_sensitivity, starts
-from deltafx.trials import SAMPLED, UNKNOWN, Errors, Trials, Wanted, samples_of, together
+from deltafx.trials import HIGHEST, SAMPLED, UNKNOWN, Errors, Trials, Wanted, level, samples_of, together
 from tests.test_calibrate import deep, noisy
 
 
@@ -106,3 +106,14 @@ def test_the_most_sensitive_withhold_least():
     assert shape["a"] < shape["b"]
     assert shape["c"] == pytest.approx(0.3)  # unknown: the average
     assert by_sensitivity(dict.fromkeys("ab"), {}) == {"a": 0.3, "b": 0.3}
+
+
+def test_none_is_far_above_the_others():
+    assert level({"a": 0.0, "b": 0.1, "c": 0.2, "d": 9.0}) == pytest.approx(
+        {"a": 0, "b": 0.1, "c": 0.2, "d": HIGHEST * 0.2}
+    )
+
+
+def test_thresholds_of_nothing_stay_so():
+    assert level({"a": 0.0, "b": 0.0}) == {"a": 0.0, "b": 0.0}
+    assert level({}) == {}
