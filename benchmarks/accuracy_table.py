@@ -8,6 +8,9 @@ from typing import Any
 
 from benchmarks.accuracy_cases import CASES
 
+# How a policy begins, and how it is drawn: in one colour in all panels. What begins with none of these is a mode.
+KINDS = {"calibrated": "o-", "paper's rule": "s--", "paper's greedy": "D", "skip": "x:", "": "^"}
+
 
 @dataclass
 class Row:
@@ -78,18 +81,18 @@ def plot(results: dict[str, Any], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    kinds = {"calibrated": "o-", "paper's rule": "s--", "paper's greedy": "D", "skip": "x:", "": "^"}
     names = [name for name in CASES if any(row["case"] == name for row in results["results"])]
     figure, axes = pyplot.subplots(1, len(names), figsize=(5 * len(names), 4), squeeze=False)
     for name, axis in zip(names, axes[0]):
         rows = [Row(**row) for row in results["results"] if row["case"] == name]
         left = rows
-        for kind, style in kinds.items():
+        for number, (kind, style) in enumerate(KINDS.items()):
             some = sorted((row for row in left if row.policy.startswith(kind)), key=lambda row: row.macs_ratio)
             left = [row for row in left if row not in some]
             if some:
                 errors = [error_of(row) for row in some]
-                axis.plot([row.macs_ratio for row in some], errors, style, label=kind or "modes")
+                label = kind or "modes"
+                axis.plot([row.macs_ratio for row in some], errors, style, color=f"C{number}", label=label)
         axis.set_xscale("log")
         axis.set_xlabel("times fewer multiply-accumulates")
         axis.set_ylabel("error")

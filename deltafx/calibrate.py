@@ -29,7 +29,8 @@ MOVES = (0.6, 0.3)  # that of the threshold that is moved most; the second where
 CLOSE, ROUGHLY = 1.04, 1.2  # scales that are not told apart: of what is found, and of where its search begins
 NEARBY = 1.19  # factor between the scales that are tried first where the right one is about known
 SAME, TRIES = 0.02, 5  # savings that are not told apart, as a share; runs to come as near
-GATES = (0.5, 2.0)  # times the threshold of the gate
+LOOSER, TIGHTER = (2.0, 4.0), (0.5,)  # times the threshold of the gate
+OFTENER = 3  # times, what was touched may be computed anew
 TIGHTEST = 0.25  # grey levels
 HELPS = 0.95  # of the error is left where smaller thresholds inside still help
 SHRINKS = 0.88  # a scale, where frames held out show too large an error
@@ -51,8 +52,8 @@ def calibrate(
     """Find the input gate and a threshold for each truncation point of `dm`, which is left as it was.
 
     Args:
-        dm: what `convert` returned, for any mode. Its refreshes are kept; so is its input gate, if it has one, and
-            then its norm. A norm of "max" is kept in any case.
+        dm: what `convert` returned, for any mode. Its refreshes are kept, but what was touched may be computed anew
+            more often; so is its input gate, if it has one, and then its norm. A norm of "max" is kept in any case.
         frames: what it is called with, in order: consecutive frames of the camera. The last third is held out.
         max_error: the largest error that is accepted, in the metric's own measure, where 0 is none.
         target_speedup: instead, or as a bound beside it: how many times fewer multiply-accumulates are wanted.
@@ -67,11 +68,11 @@ def calibrate(
 
     It starts from the best of three: thresholds by sensitivity (with equal savings for each doubling of a threshold,
     and squared errors that add up, a Lagrangian makes them inverse to the square root of what one RMS of change does to
-    the result), one for all but the ends, and DeltaCNN's rule. Then all are moved at once along what a screening design
-    measures: those are raised that save much for what they cost, at the same savings in all. That goes by the metric's
-    smooth distance, of which few frames tell more than of its error. One scale for all is searched for with the error
-    in the end, with its standard error on top. It is shrunk until the held-out frames, which follow in the state that
-    the others leave, bear it out.
+    the result), one for all but the ends, and DeltaCNN's rule. How often what was touched is computed anew follows, and
+    the gate. Then all thresholds are moved at once along what a screening design measures: those are raised that save
+    much for what they cost. All these are compared at the same savings, by the metric's smooth distance, of which few
+    frames tell more than of its error. One scale for all is searched for with the error in the end, with its standard
+    error on top. It is shrunk until the held-out frames, which follow in the state that the others leave, bear it out.
 
     Raises ValueError for a budget, metric or refresh that makes no sense, for fewer than 6 frames, and for a network
     that multiplies nothing.
@@ -136,6 +137,9 @@ class Search:
         shape = start.shape
         if not self.fits(best) and self.settings.input_gate is None:
             best = self.tighten_gate(shape, best)
+        best = self.choose_touched(shape, best)
+        if self.settings.input_gate is None:
+            best = self.choose_gate(shape, best)
         for number in range(rounds):
             moved = self.move(shape, best, number)
             if moved is None:
@@ -143,8 +147,6 @@ class Search:
             shape, best = moved
         best = self.largest(shape, best.scale, NEARBY, ROUGHLY)
         best = self.choose_refresh(shape, best, refreshes)
-        if self.settings.input_gate is None:
-            best = self.choose_gate(shape, best)
         return self.finish(shape, self.largest(shape, best.scale, NEARBY), "sensitivity")
 
     def choose_start(self) -> tuple[Start, Measured]:
@@ -188,7 +190,7 @@ class Search:
 
     def measure_at(self, shape: Thresholds, scale: float) -> Measured:
         trials = self.trials
-        key = (scale, tuple(shape.values()), trials.norm, trials.gate, trials.refresh)
+        key = (scale, tuple(shape.values()), trials.norm, trials.gate, trials.refresh, trials.touched)
         if key in self.known:
             return self.known[key]
         found = self.known[key] = trials.measure(shape, scale)
@@ -234,16 +236,35 @@ class Search:
         self.trials.refresh, chosen = max(candidates, key=lambda each: self.score(each[1]))
         return chosen
 
+    def choose_touched(self, shape: Thresholds, best: Measured) -> Measured:
+        """Whether what was touched is better computed anew more often, at the same savings."""
+        if self.trials.touched is None or self.trials.touched < OFTENER:
+            return best
+        before, self.trials.touched = self.trials.touched, self.trials.touched // OFTENER
+        found = self.better(shape, best)
+        if found is None:
+            self.trials.touched = before
+        return found or best
+
     def choose_gate(self, shape: Thresholds, best: Measured) -> Measured:
-        """Of gates that are looser or tighter, the one with the smallest distance at the same savings."""
-        candidates = [(self.gate, best)]
-        for factor in GATES:
-            self.trials.gate = replace(candidates[0][0], threshold=factor * candidates[0][0].threshold)
-            found = self.with_savings(shape, best.macs_ratio, best.scale)
-            if found.macs_ratio >= (1 - SAME) * best.macs_ratio:
-                candidates.append((self.trials.gate, found))
-        self.trials.gate, chosen = min(candidates, key=lambda each: each[1].distance)
-        return chosen
+        """Of gates that are looser, or else tighter, the one with the smallest distance at the same savings."""
+        first = self.gate
+        for factors in (LOOSER, TIGHTER):
+            for factor in factors:
+                before, self.trials.gate = self.trials.gate, replace(first, threshold=factor * first.threshold)
+                found = self.better(shape, best)
+                if found is None:
+                    self.trials.gate = before
+                    break
+                best = found
+            if self.trials.gate != first:
+                break
+        return best
+
+    def better(self, shape: Thresholds, best: Measured) -> Measured | None:
+        """What the present gate and refreshes give at the savings of `best`, if its distance is smaller."""
+        found = self.with_savings(shape, best.macs_ratio, best.scale)
+        return found if found.macs_ratio >= (1 - SAME) * best.macs_ratio and found.distance < best.distance else None
 
     def finish(self, shape: Thresholds, best: Measured, method: str) -> Calibration:
         """Verify on the frames held out; shrink all thresholds while they show too large an error."""
@@ -264,7 +285,7 @@ class Search:
             norm=self.trials.norm,
             input_gate=self.trials.gate,
             refresh_within=self.settings.refresh_within,
-            refresh_touched=self.settings.refresh_touched,
+            refresh_touched=self.trials.touched,
             fingerprint={path: fingerprint_of(node) for path, node in self.points.items()},
             metric=self.trials.metric.name,
             method=method,

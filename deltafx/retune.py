@@ -16,6 +16,7 @@ from deltafx.gate import InputGate
 from deltafx.node import DeltaNode, DenseToDelta
 from deltafx.parts import DeltaParts
 from deltafx.settings import NO_THRESHOLD
+from deltafx.touched import TouchedRefresh
 from deltafx.truncation import Threshold, Truncation
 
 
@@ -55,10 +56,19 @@ def retune(dm: Converted, thresholds: Mapping[str, Threshold], norm: str, gate: 
     silence(dm)
 
 
-def refresh_every(dm: Converted, frames: int | None) -> None:
-    """Compute every so many frames in full, from the next reset on."""
+def refresh(dm: Converted, every: int | None, touched: int | None) -> None:
+    """Compute every so many frames in full, and what was touched every so many, from the next reset on.
+
+    Whether what was touched is computed anew at all stays as it is.
+    """
     for graph in graphs_of(dm):
-        graph.runtime.settings = replace(graph.runtime.settings, refresh_every=frames)
+        settings = graph.runtime.settings
+        if settings.refresh_touched is None or touched is None:
+            touched = settings.refresh_touched
+        graph.runtime.settings = replace(settings, refresh_every=every, refresh_touched=touched)
+        for plan in graph.runtime.plans:
+            if isinstance(plan.background, TouchedRefresh) and touched is not None:
+                plan.background.every = touched
 
 
 def form(points: Mapping[str, DeltaNode], entries: list[DenseToDelta]) -> list[Any]:
@@ -74,7 +84,7 @@ def restored(dm: Converted) -> Iterator[None]:
     try:
         yield
     finally:
-        refresh_every(dm, settings.refresh_every)
+        refresh(dm, settings.refresh_every, settings.refresh_touched)
         points = truncation_points(dm).items()
         thresholds = {path: settings.threshold_of(path, *node.fused_from, at_end=node.at_end) for path, node in points}
         retune(dm, thresholds, settings.norm, settings.input_gate)

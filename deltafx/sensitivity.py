@@ -18,26 +18,30 @@ DRAWS = 2  # random projections of the results, for each frame
 def sensitivities(graph: DeltaGraphModule, inputs: Iterable[tuple]) -> dict[str, float]:
     """By path: the mean squared relative change of the graph's results, for changes of one RMS of a node's output.
 
-    To first order, for changes that are independent from element to element: the squared gradient of a random
-    projection of the results, whose mean is that of all of them. Nodes through which no gradient comes are left out.
+    Each result counts by its own size: what a large one has most of says nothing of a small one. To first order, for
+    changes that are independent from element to element: the squared gradient of a random projection of the results,
+    whose mean is that of all of them. Nodes through which no gradient comes are left out.
     """
     found: dict[str, list[float]] = {}
     generator = torch.Generator().manual_seed(0)
     for args in inputs:
         with torch.inference_mode(False), torch.enable_grad():
             walk = Gradients(graph)
-            results = [each for each in tensors_of(walk.run(*args)) if each.requires_grad]
-            size = sum(each.detach().double().square().sum() for each in results)
-            if not results or not size > 0:
+            results = [each for each in tensors_of(walk.run(*args)) if each.requires_grad and each.any()]
+            if not results:
                 continue
+            sizes = [each.detach().double().square().sum().sqrt().item() for each in results]
             for _ in range(DRAWS):
-                weights = [torch.randn(each.shape, generator=generator).to(each) for each in results]
+                weights = [
+                    (torch.randn(each.shape, generator=generator) / size).to(each)
+                    for each, size in zip(results, sizes, strict=True)
+                ]
                 outputs = list(walk.outputs.values())
                 gradients = torch.autograd.grad(results, outputs, weights, retain_graph=True, allow_unused=True)
                 for path, output, gradient in zip(walk.outputs, outputs, gradients, strict=True):
                     if gradient is not None:
-                        square = gradient.double().square().sum() * output.detach().double().square().mean() / size
-                        found.setdefault(path, []).append(square.item())
+                        square = gradient.double().square().sum() * output.detach().double().square().mean()
+                        found.setdefault(path, []).append(square.item() / len(results))
     return {path: sum(values) / len(values) for path, values in found.items()}
 
 

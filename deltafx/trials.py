@@ -17,7 +17,7 @@ from deltafx.gate import InputGate
 from deltafx.measure import tensors_of
 from deltafx.metrics import Metric
 from deltafx.report import report
-from deltafx.retune import dense, refresh_every, retune
+from deltafx.retune import dense, refresh, retune
 from deltafx.truncation import Threshold
 
 BLOCKS, LEAST_BLOCK = 8, 4  # runs of neighbouring frames by which errors are told from chance; frames of one at least
@@ -102,8 +102,8 @@ class Errors:
 class Trials:
     """Runs a converted network, with other thresholds each time, over frames of which the dense results are known.
 
-    `norm`, `gate` and `refresh` are what it is run with next. The frames are divided: `frames` are searched on, and
-    `others` follow them, to verify.
+    `norm`, `gate`, `refresh` and `touched` are what it is run with next. The frames are divided: `frames` are searched
+    on, and `others` follow them, to verify.
     """
 
     def __init__(self, dm: Converted, frames: Sequence[tuple], others: Sequence[tuple], metric: Metric, tell: Callable):
@@ -124,6 +124,7 @@ class Trials:
         self.norm: str = settings.norm
         self.gate: InputGate | None = settings.input_gate
         self.refresh: int | None = settings.refresh_every
+        self.touched: int | None = settings.refresh_touched
 
     def measure(self, shape: Thresholds, scale: float = 1.0, first: int = 0, count: int | None = None) -> Measured:
         """What thresholds do on the frames, or on `count` of them from number `first` on."""
@@ -137,7 +138,7 @@ class Trials:
         return predicted, self.go_on(self.others, self.others_wanted, len(self.frames), scale, values=True)
 
     def begin(self, thresholds: Thresholds) -> None:
-        refresh_every(self.dm, self.refresh)
+        refresh(self.dm, self.refresh, self.touched)
         retune(self.dm, {path: Threshold(value) for path, value in thresholds.items()}, self.norm, self.gate)
 
     def go_on(

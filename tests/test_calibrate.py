@@ -8,11 +8,13 @@ import torch
 from torch import nn
 
 import deltafx
+from deltafx.calibrate import Search
 from deltafx.calibration import Measured
 from deltafx.gate import AUTO
 from deltafx.metrics import Relative
 from deltafx.sensitivity import sensitivities
 from deltafx.testing import scale_weights
+from deltafx.trials import Trials
 
 
 class Deep(nn.Module):
@@ -234,6 +236,26 @@ def test_a_sensitivity_is_what_noise_at_a_node_does_to_the_result(model):
             assert predicted[path] == pytest.approx(measured, rel=0.3)
 
 
+class Branches(nn.Module):
+    """Two results that differ in nothing but their size."""
+
+    def __init__(self):
+        super().__init__()
+        self.large, self.small = (nn.Conv2d(3, 4, 3, bias=False) for _ in range(2))
+        self.small.weight.data.copy_(self.large.weight / 100)
+        self.ends = nn.ModuleList(nn.Conv2d(4, 4, 1, bias=False) for _ in range(2))
+        self.ends[1].weight.data.copy_(self.ends[0].weight)
+
+    def forward(self, x):
+        return self.ends[0](self.large(x).relu()), self.ends[1](self.small(x).relu())
+
+
+def test_each_result_counts_by_its_own_size():
+    torch.manual_seed(0)
+    found = sensitivities(deltafx.convert(Branches().eval()), [(noisy(2)[1],)] * 8)
+    assert found["small"] == pytest.approx(found["large"], rel=0.3)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Keeping it
 
@@ -342,3 +364,52 @@ def test_tells_what_it_does(model):
 def test_a_network_that_multiplies_nothing_is_refused():
     with pytest.raises(ValueError, match="nothing to save"):
         deltafx.calibrate(deltafx.convert(nn.MaxPool2d(2).eval()), noisy(9), max_error=0.1)
+
+
+def searched(**settings):
+    """A search, and a shape of thresholds, over a few frames."""
+    dm = deltafx.convert(deep(), **settings)
+    frames = [(frame,) for frame in noisy(12)]
+    search = Search(Trials(dm, frames[:8], frames[8:], Relative(), lambda what: None), 0.1, None, lambda what: None)
+    return search, dict.fromkeys(search.points, 0.2)
+
+
+@pytest.mark.parametrize("looser_is_better", [True, False])
+def test_gates_are_compared_at_the_same_savings(monkeypatch, looser_is_better):
+    search, shape = searched()
+    search.trials.gate = AUTO
+    best = Measured(1.0, 0.01, 5.0, {}, 8, distance=1.0)
+
+    def with_savings(shape, macs_ratio, scale):
+        assert (macs_ratio, scale) == (5.0, 1.0)
+        threshold = search.trials.gate.threshold / AUTO.threshold
+        return dataclasses.replace(best, distance=1 / threshold if looser_is_better else threshold)
+
+    monkeypatch.setattr(search, "with_savings", with_savings)
+    found = search.choose_gate(shape, best)
+    assert search.trials.gate.threshold == (4 if looser_is_better else 0.5) * AUTO.threshold
+    assert found.distance == (0.25 if looser_is_better else 0.5)
+
+
+@pytest.mark.parametrize(("distance", "chosen"), [(0.9, 10), (1.1, 30)])
+def test_what_was_touched_is_computed_anew_more_often_where_that_is_better(monkeypatch, distance, chosen):
+    search, shape = searched(refresh_touched=30)
+    best = Measured(1.0, 0.01, 5.0, {}, 8, distance=1.0)
+    monkeypatch.setattr(search, "with_savings", lambda *_: dataclasses.replace(best, distance=distance))
+    assert search.choose_touched(shape, best).distance == min(distance, 1.0)
+    assert search.trials.touched == chosen
+
+
+def test_savings_that_are_not_reached_are_no_better(monkeypatch):
+    search, shape = searched(refresh_touched=30)
+    best = Measured(1.0, 0.01, 5.0, {}, 8, distance=1.0)
+    monkeypatch.setattr(search, "with_savings", lambda *_: dataclasses.replace(best, distance=0.1, macs_ratio=4.0))
+    assert search.choose_gate(shape, best) == search.choose_touched(shape, best) == best
+    assert search.trials.touched == 30
+
+
+def test_what_is_never_computed_anew_stays_so():
+    search, shape = searched()
+    best = Measured(1.0, 0.01, 5.0, {}, 8)
+    assert search.choose_touched(shape, best) is best
+    assert search.trials.touched is None

@@ -5,7 +5,7 @@ import torch
 
 import deltafx
 from deltafx.gate import AUTO
-from deltafx.retune import refresh_every, restored, retune
+from deltafx.retune import refresh, restored, retune
 from deltafx.truncation import Threshold
 from tests.test_calibrate import deep, noisy
 
@@ -21,7 +21,7 @@ def test_the_results_are_those_of_a_network_converted_so(backend, before):
     for frame in frames[:5]:
         dm(frame)
     wanted = deltafx.convert(model, backend=backend, threshold=THRESHOLDS, input_gate=AUTO, refresh_every=4)
-    refresh_every(dm, 4)
+    refresh(dm, 4, None)
     retune(dm, {path: Threshold(value) for path, value in THRESHOLDS.items()}, "rms", AUTO)
     for frame in frames:
         assert torch.equal(dm(frame), wanted(frame))
@@ -39,11 +39,35 @@ def test_a_plan_is_kept_while_the_same_nodes_withhold():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_what_was_touched_is_computed_anew_as_often_as_is_said_last(backend):
+    model, frames = deep(), noisy(9)
+    dm = deltafx.convert(model, backend=backend, mode="fast", refresh_touched=30)
+    for frame in frames[:5]:
+        dm(frame)
+    wanted = deltafx.convert(model, backend=backend, mode="fast", refresh_touched=3)
+    with restored(dm):
+        refresh(dm, None, 3)
+        deltafx.reset(dm)
+        for frame in frames:
+            assert torch.equal(dm(frame), wanted(frame))
+    assert dm.runtime.settings.refresh_touched == dm.runtime.plans[0].background.every == 30
+
+
+@torch.no_grad()
+def test_what_was_touched_is_not_computed_anew_where_it_never_was():
+    dm = deltafx.convert(deep(), threshold=0.2)
+    dm(noisy(1)[0])
+    refresh(dm, None, 3)
+    assert dm.runtime.settings.refresh_touched is None
+
+
+@torch.no_grad()
 def test_refreshes_are_restored():
     dm = deltafx.convert(deep(), mode="balanced", refresh_every=7)
     dm(noisy(1)[0])
     with restored(dm):
-        refresh_every(dm, 2)
+        refresh(dm, 2, None)
     assert dm.runtime.settings.refresh_every == 7
 
 
