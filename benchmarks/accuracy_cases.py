@@ -28,9 +28,7 @@ class Case:
     metric: str
     budget: float
     size: tuple[int, int] | None = None
-    settings: dict[str, Any] = field(
-        default_factory=lambda: {"refresh_touched": 30}
-    )  # of what is calibrated, as modes have it
+    settings: dict[str, Any] = field(default_factory=lambda: dict(REFRESHED))  # of what is calibrated
     target: float | None = None  # times fewer MACs; where they are reached, accuracy is sought
     greedy: float | None = None  # the budget of DeltaCNN's search
     wanted: str = ""  # what the project asks of itself
