@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from benchmarks.accuracy_cases import CASES
 
 # How a policy begins, and how it is drawn: in one colour in all panels. What begins with none of these is a mode.
 KINDS = {"calibrated": "o-", "paper's rule": "s--", "paper's greedy": "D", "skip": "x:", "": "^"}
+COLUMNS = 4  # panels beside each other
 
 
 @dataclass
@@ -82,8 +84,11 @@ def plot(results: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     names = [name for name in CASES if any(row["case"] == name for row in results["results"])]
-    figure, axes = pyplot.subplots(1, len(names), figsize=(5 * len(names), 4), squeeze=False)
-    for name, axis in zip(names, axes[0]):
+    lines = math.ceil(len(names) / COLUMNS)
+    figure, axes = pyplot.subplots(lines, COLUMNS, figsize=(5 * COLUMNS, 4 * lines), squeeze=False)
+    for spare in axes.flat[len(names) :]:
+        spare.set_visible(False)
+    for name, axis in zip(names, axes.flat):
         rows = [Row(**row) for row in results["results"] if row["case"] == name]
         left = rows
         for number, (kind, style) in enumerate(KINDS.items()):
