@@ -117,18 +117,20 @@ def table(result: dict[str, Any]) -> Iterable[str]:
     yield "# Kernels of a frame with 5 % forced updates, by Nsight Compute"
     yield ""
     yield f"* `{result['command']}`"
-    yield "* " + ", ".join(f"{key}: {text}" for key, text in result.items() if key not in ("command", "cases"))
+    apart = ("command", "cases", "kernels")
+    yield "* " + ", ".join(f"{key}: {text}" for key, text in result.items() if key not in apart)
     yield "* each launch by itself, with the caches as the one before left them; shares of the device's peak, per cent"
     yield "* waits: how many warps stood waiting for it, on average, each time an instruction was issued"
-    for name, case in result["cases"].items():
+    for case in result["cases"]:
         yield ""
-        inside = sum(row["us"] for row in case["launches"]) / 1000
-        yield f"## {name}: {case['ms']:.2f} ms a call, {inside:.2f} in its kernels"
+        yield f"## {case['case']}: {case['ms']:.2f} ms a call, {case['ms_in_kernels']:.2f} in its kernels"
         yield ""
         titles = ["kernel", "launches", "us", *SHARES, *(f"waits {title}" for title in WAITS)]
         yield "| " + " | ".join(titles) + " |"
         yield "|" + "---|" * len(titles)
-        for row in summed(case["launches"]):
+        for row in result["kernels"]:
+            if row["case"] != case["case"]:
+                continue
             cells = [row["kernel"], str(row["launches"]), f"{row['us']:.0f}"]
             cells += [f"{row[title]:.0f}" for title in SHARES] + [f"{row[title]:.1f}" for title in WAITS]
             yield "| " + " | ".join(cells) + " |"
@@ -145,10 +147,13 @@ def main() -> None:
     if args.profiled:
         run(args.cases[0], args.data, profiled=True)
         return
-    cases = {}
+    cases, kernels = [], []
     for name in args.cases:
-        cases[name] = {"ms": run(name, args.data, profiled=False), "launches": counted(name, args.data, args.seconds)}
-    result = {**surroundings(), "device": torch.cuda.get_device_name(), "cases": cases}
+        took = run(name, args.data, profiled=False)
+        rows = summed(counted(name, args.data, args.seconds))
+        cases.append({"case": name, "ms": took, "ms_in_kernels": sum(row["us"] for row in rows) / 1000})
+        kernels += [{"case": name, **row} for row in rows]
+    result = {**surroundings(), "device": torch.cuda.get_device_name(), "cases": cases, "kernels": kernels}
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     text = "\n".join(table(result)) + "\n"
     args.out.with_suffix(".md").write_text(text, encoding="utf-8")

@@ -48,13 +48,10 @@ def test_a_counter_that_the_device_lacks_is_zero() -> None:
     assert row["memory"] == 0.0
 
 
-def test_the_table_has_a_row_for_each_kernel() -> None:
-    rows = list(rows_of(printed(LAUNCHES)))
-    result = {
-        "command": "python -m benchmarks.kernels",
-        "date": "today",
-        "cases": {"net:1": {"ms": 2.0, "launches": rows}},
-    }
+def test_the_table_has_a_row_for_each_kernel_of_a_case() -> None:
+    kernels = [{"case": "net:1", **row} for row in summed(list(rows_of(printed(LAUNCHES))))]
+    cases = [{"case": "net:1", "ms": 2.0, "ms_in_kernels": 1.7}, {"case": "net:8", "ms": 1.0, "ms_in_kernels": 0.0}]
+    result = {"command": "python -m benchmarks.kernels", "date": "today", "cases": cases, "kernels": kernels}
     text = "\n".join(table(result))
     assert "## net:1: 2.00 ms a call, 1.70 in its kernels" in text
     assert text.count("_kernel |") == 2

@@ -71,7 +71,7 @@ def test_every_tool_runs_every_part(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     words = ["--tools", "racecheck", "initcheck", "--parts", "float16", "float32", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["sanitize_cuda", *words])
     assert sanitize_cuda.main() == 1
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text())["results"]
     assert [(x["tool"], x["part"]) for x in found] == [
         (tool, part) for tool in ("racecheck", "initcheck") for part in ("float16", "float32")
     ]

@@ -31,6 +31,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from benchmarks.measure import surroundings
+
 TOOLS = ("memcheck", "racecheck", "initcheck")
 OURS = "deltafx"  # in the names of our kernels
 FINDING = re.compile(r"^========= (Invalid|Uninitialized|Error:|Warning: Race|Barrier|Misaligned|Program hit)")
@@ -269,7 +271,8 @@ def main() -> int:
         print(f"{each.tool}, {each.part}: {each.ours} in our kernels, {each.others} in others, {each.seconds:.0f} s")
         print("" if each.finished else f"  did not end; last: {each.last}\n", each.first, sep="", flush=True)
     if options.out:
-        options.out.write_text(json.dumps([asdict(each) for each in found], indent=1) + "\n")
+        results = {**surroundings(), "results": [asdict(each) for each in found]}
+        options.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0 if all(each.well for each in found) else 1
 
 
