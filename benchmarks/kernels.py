@@ -13,7 +13,6 @@ import argparse
 import csv
 import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +23,8 @@ import torch
 
 import deltafx
 from benchmarks import gpu_networks
-from benchmarks.gpu import mask_of, milliseconds, pictures
+from benchmarks.gpu import mask_of, pictures
+from benchmarks.gpu_times import milliseconds
 from benchmarks.measure import surroundings
 from deltafx.testing import force_masks
 
@@ -76,7 +76,7 @@ def counted(name: str, data: Path, seconds: float) -> list[dict[str, Any]]:
     command = ["ncu", "--profile-from-start", "off", "--clock-control", "none", "--cache-control", "none"]
     command += ["--metrics", ",".join(METRICS), "--csv", "--page", "raw"]
     command += [sys.executable, "-W", "ignore", "-m", "benchmarks.kernels", name, "--data", str(data), "--profiled"]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, env=dict(os.environ))
+    said = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
     begin = said.stdout.find('"ID"')
     if begin < 0:
         raise SystemExit(f"{name}: ncu gave no table: {(said.stdout + said.stderr).strip()[-800:]}")

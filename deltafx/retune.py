@@ -63,12 +63,11 @@ def refresh(dm: Converted, every: int | None, touched: int | None) -> None:
     """
     for graph in graphs_of(dm):
         settings = graph.runtime.settings
-        if settings.refresh_touched is None or touched is None:
-            touched = settings.refresh_touched
-        graph.runtime.settings = replace(settings, refresh_every=every, refresh_touched=touched)
+        rounds = settings.refresh_touched and (touched or settings.refresh_touched)
+        graph.runtime.settings = replace(settings, refresh_every=every, refresh_touched=rounds)
         for plan in graph.runtime.plans:
-            if isinstance(plan.background, TouchedRefresh) and touched is not None:
-                plan.background.every = touched
+            if isinstance(plan.background, TouchedRefresh) and rounds is not None:
+                plan.background.every = rounds
 
 
 def form(points: Mapping[str, DeltaNode], entries: list[DenseToDelta]) -> list[Any]:
