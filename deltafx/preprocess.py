@@ -45,7 +45,7 @@ class Preprocess:
 
     def __call__(self, frame: Any) -> Tensor:
         """The dense model's input for a raw frame: float32 `[N, C, H, W]`."""
-        return self.values(self.frames(frame), self.levels(torch.float32))
+        return self.normalised(self.frames(frame), torch.float32)
 
     def levels(self, dtype: torch.dtype) -> Tensor:
         """What becomes of each level in each channel of the model's input: `[C, 256]`."""
@@ -79,7 +79,11 @@ class Preprocess:
         places = channels.permute(0, 2, 3, 1) + row  # of one table: twice as fast as an index for each dimension
         return levels.flatten().index_select(0, places.flatten()).view(places.shape).permute(0, 3, 1, 2)
 
+    def normalised(self, frames: Tensor, dtype: torch.dtype) -> Tensor:
+        """`values` where the frames are."""
+        return self.values(frames, self.levels(dtype).to(frames.device))
+
     def arguments(self, args: Sequence[Any], dtype: torch.dtype) -> tuple:
         """A call's arguments as the model takes them: the first is a raw frame."""
         frames, *others = self.read(args)
-        return (self.values(frames, self.levels(dtype)), *others)
+        return (self.normalised(frames, dtype), *others)

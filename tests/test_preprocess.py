@@ -107,6 +107,13 @@ def test_called_it_gives_the_dense_input():
     assert PREPROCESS(raw()[0]).shape == (1, 3, 8, 8)
 
 
+def test_the_dense_input_is_where_the_frame_is():
+    frame = torch.zeros(2, 6, 8, 3, dtype=torch.uint8, device="meta")
+    assert PREPROCESS(frame).device.type == "meta"
+    (x,) = PREPROCESS.arguments([frame], torch.float16)
+    assert (x.device.type, x.shape, x.dtype) == ("meta", (2, 3, 6, 8), torch.float16)
+
+
 def test_flipped_views_of_numpy():
     """As `frame[:, :, ::-1]` gives them, whose strides PyTorch does not have."""
     frame = raw()[0].numpy()
