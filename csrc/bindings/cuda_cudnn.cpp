@@ -1,4 +1,4 @@
-// cuDNN's graph of one convolution: y = clamp(conv(x, w) + residual + bias). A transposed one is what cuDNN calls a
+// cuDNN's graph of one convolution: y = activation(conv(x, w) + residual + bias). A transposed one is what cuDNN calls a
 // convolution's gradient by its data, of which x is the gradient by the result. PyTorch has operators for it, which
 // allocate what they return; here the result goes to a buffer that exists. Built where PyTorch's cuDNN has its headers.
 #include "cuda_cudnn.h"
@@ -10,7 +10,8 @@
 #include <ATen/cudnn/Handle.h>
 
 #include <array>
-#include <limits>
+#include <cmath>
+#include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
@@ -74,28 +75,36 @@ class Descriptor {
   std::vector<Descriptor> used_;  // which must outlive this one
 };
 
-enum Id : int64_t { kX = 1, kW, kBias, kResidual, kY, kBetween };  // what lies between has numbers from here on
+// What lies between has numbers from kBetween on.
+enum Id : int64_t { kX = 1, kW, kBias, kResidual, kHighest, kMinus, kY, kBetween };
 
-Descriptor tensor(int64_t id, const Four& sizes, const Four& strides, cudnnDataType_t dtype, bool between = false) {
+enum class Place { memory, between, host };  // where a tensor is: on the device, nowhere, or one number that is given
+
+Descriptor tensor(int64_t id, const Four& sizes, const Four& strides, cudnnDataType_t dtype,
+                  Place place = Place::memory) {
   Descriptor d(CUDNN_BACKEND_TENSOR_DESCRIPTOR);
   return d.set(CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, dtype)
       .set(CUDNN_ATTR_TENSOR_DIMENSIONS, sizes)
       .set(CUDNN_ATTR_TENSOR_STRIDES, strides)
       .set(CUDNN_ATTR_TENSOR_UNIQUE_ID, CUDNN_TYPE_INT64, id)
       .set(CUDNN_ATTR_TENSOR_BYTE_ALIGNMENT, CUDNN_TYPE_INT64, int64_t{16})
-      .set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, between)
+      .set(CUDNN_ATTR_TENSOR_IS_VIRTUAL, CUDNN_TYPE_BOOLEAN, place == Place::between)
+      .set(CUDNN_ATTR_TENSOR_IS_BY_VALUE, CUDNN_TYPE_BOOLEAN, place == Place::host)
       .finalize("a tensor");
 }
 
-Descriptor pointwise(cudnnPointwiseMode_t mode, double highest = std::numeric_limits<double>::infinity()) {
+// What a convolution may end with, as steps are named.
+const std::map<std::string, cudnnPointwiseMode_t> kActivations{
+    {"relu", CUDNN_POINTWISE_RELU_FWD},       {"silu", CUDNN_POINTWISE_SWISH_FWD},
+    {"sigmoid", CUDNN_POINTWISE_SIGMOID_FWD}, {"tanh", CUDNN_POINTWISE_TANH_FWD},
+    {"gelu", CUDNN_POINTWISE_GELU_FWD},       {"gelu_tanh", CUDNN_POINTWISE_GELU_APPROX_TANH_FWD}};
+
+Descriptor pointwise(cudnnPointwiseMode_t mode) {
   Descriptor d(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
   d.set(CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, mode)
       .set(CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_FLOAT);
-  if (mode == CUDNN_POINTWISE_RELU_FWD) {
+  if (mode == CUDNN_POINTWISE_RELU_FWD)
     d.set(CUDNN_ATTR_POINTWISE_NAN_PROPAGATION, CUDNN_TYPE_NAN_PROPOGATION, CUDNN_PROPAGATE_NAN);
-    if (highest < std::numeric_limits<double>::infinity())
-      d.set(CUDNN_ATTR_POINTWISE_RELU_UPPER_CLIP, CUDNN_TYPE_DOUBLE, highest);
-  }
   return d.finalize("a pointwise operator");
 }
 
@@ -111,18 +120,18 @@ Descriptor apply(const Descriptor& how, const Descriptor& x, const Descriptor* b
 class FusedConvolution {
  public:
   // Sizes and strides in elements, in the order of the dimensions N, C, H, W; the weight is as long in all four.
-  // `highest` is where the result is cut off above, infinity for none; without `cut` it is not cut off below 0 either.
+  // `activation`: one of kActivations, or none; `highest` is where a relu is cut off above, infinity for nowhere.
   FusedConvolution(bool bfloat16, bool transposed, const Four& x, const Four& x_strides, const Four& weight,
                    const Four& w_strides, const Four& y, const Four& y_strides,
                    const std::optional<Four>& residual_strides, bool bias, const Two& padding, const Two& stride,
-                   const Two& dilation, bool cut, double highest)
-      : bias_(bias), residual_(residual_strides) {
+                   const Two& dilation, const std::optional<std::string>& activation, double highest)
+      : bias_(bias), residual_(residual_strides), highest_(static_cast<float>(highest)) {
     const cudnnDataType_t dtype = bfloat16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_HALF;
     std::vector<Descriptor> operations;
-    int64_t next = kBetween, left = 1 + bias + residual_ + cut;
+    int64_t next = kBetween, left = 1 + bias + residual_ + activation.has_value() + (cut_off() ? 5 : 0);
     // What the next operation writes: the result, if it is the last one.
     const auto written = [&] {
-      return --left == 0 ? tensor(kY, y, y_strides, dtype) : tensor(next++, y, y_strides, CUDNN_DATA_FLOAT, true);
+      return --left == 0 ? tensor(kY, y, y_strides, dtype) : tensor(next++, y, y_strides, CUDNN_DATA_FLOAT, Place::between);
     };
     Descriptor convolution(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
     convolution.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_FLOAT)
@@ -153,16 +162,24 @@ class FusedConvolution {
           .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_FLOAT, 0.0f);
     operation.finalize("a convolution's operation");
     operations.push_back(operation);
-    const auto add = [&](const Descriptor& other) {
-      const Descriptor sum = written();
-      operations.push_back(apply(pointwise(CUDNN_POINTWISE_ADD), value, &other, sum));
-      value = sum;
-    };
-    if (residual_) add(tensor(kResidual, y, *residual_strides, dtype));
-    if (bias_) add(tensor(kBias, {1, y[1], 1, 1}, {y[1], 1, y[1], y[1]}, dtype));
-    if (cut) {
+    const auto follow = [&](cudnnPointwiseMode_t mode, const Descriptor* other) {
       const Descriptor result = written();
-      operations.push_back(apply(pointwise(CUDNN_POINTWISE_RELU_FWD, highest), value, nullptr, result));
+      operations.push_back(apply(pointwise(mode), value, other, result));
+      value = result;
+    };
+    const auto follow_with = [&](cudnnPointwiseMode_t mode, const Descriptor& other) { follow(mode, &other); };
+    if (residual_) follow_with(CUDNN_POINTWISE_ADD, tensor(kResidual, y, *residual_strides, dtype));
+    if (bias_) follow_with(CUDNN_POINTWISE_ADD, tensor(kBias, {1, y[1], 1, 1}, {y[1], 1, y[1], y[1]}, dtype));
+    if (activation) follow(kActivations.at(*activation), nullptr);
+    if (cut_off()) {
+      // highest - relu(highest - y), because cuDNN's minimum is a number where y is none.
+      const auto number = [](Id id) { return tensor(id, {1, 1, 1, 1}, {1, 1, 1, 1}, CUDNN_DATA_FLOAT, Place::host); };
+      const Descriptor highest_of = number(kHighest), minus = number(kMinus);
+      follow_with(CUDNN_POINTWISE_MUL, minus);
+      follow_with(CUDNN_POINTWISE_ADD, highest_of);
+      follow(CUDNN_POINTWISE_RELU_FWD, nullptr);
+      follow_with(CUDNN_POINTWISE_MUL, minus);
+      follow_with(CUDNN_POINTWISE_ADD, highest_of);
     }
     propose(operations);
   }
@@ -170,25 +187,33 @@ class FusedConvolution {
   // How many ways to compute it cuDNN knows, the best that it expects first; and taking one of them, if it works.
   int ways() const { return static_cast<int>(found_.size()); }
   bool take(int way) {
-    Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-    plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, at::native::getCudnnHandle())
-        .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, found_.at(way));
-    if (cudnnBackendFinalize(plan.get()) != CUDNN_STATUS_SUCCESS) return false;
+    // Kept, because a kernel that cuDNN compiles for it takes half a second, and is not compiled a second time.
+    if (plans_.count(way) == 0) {
+      Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+      plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, at::native::getCudnnHandle())
+          .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, found_.at(way));
+      if (cudnnBackendFinalize(plan.get()) != CUDNN_STATUS_SUCCESS) return false;
+      plans_.emplace(way, plan);
+    }
+    plan_ = plans_.at(way);
     int64_t got = 0;
-    check(cudnnBackendGetAttribute(plan.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got,
+    check(cudnnBackendGetAttribute(plan_.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got,
                                    &workspace_),
           "a workspace");
-    plan_ = plan;
     return true;
   }
 
   int64_t workspace() const { return workspace_; }
 
-  void run(uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t residual, uintptr_t y, uintptr_t workspace) const {
+  void run(uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t residual, uintptr_t y, uintptr_t workspace) {
     std::vector<int64_t> ids{kX, kW, kY};
     std::vector<void*> places{at(x), at(weight), at(y)};
     if (bias_) ids.push_back(kBias), places.push_back(at(bias));
     if (residual_) ids.push_back(kResidual), places.push_back(at(residual));
+    if (cut_off()) {
+      ids.insert(ids.end(), {kHighest, kMinus});
+      places.insert(places.end(), {&highest_, &minus_});
+    }
     Descriptor given(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
     const auto count = static_cast<int64_t>(ids.size());
     given.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, places.data())
@@ -199,6 +224,8 @@ class FusedConvolution {
   }
 
  private:
+  bool cut_off() const { return std::isfinite(highest_); }
+
   static void* at(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
   // What cuDNN's heuristic proposes and gives the same bits every time.
@@ -244,7 +271,9 @@ class FusedConvolution {
   }
 
   bool bias_, residual_;
+  float highest_, minus_ = -1.0f;
   Descriptor graph_, plan_;
+  std::map<int, Descriptor> plans_;
   std::vector<Descriptor> found_;
   int64_t workspace_ = 0;
 };
@@ -255,13 +284,14 @@ void bind_cudnn(pybind11::module_& m) {
   namespace py = pybind11;
   m.attr("has_cudnn") = true;
   py::class_<FusedConvolution>(m, "FusedConvolution",
-                               "clamp(conv(x, weight) + residual + bias), to memory that exists; also transposed.")
+                               "activation(conv(x, weight) + residual + bias), to memory that exists; also transposed.")
       .def(py::init<bool, bool, const Four&, const Four&, const Four&, const Four&, const Four&, const Four&,
-                    const std::optional<Four>&, bool, const Two&, const Two&, const Two&, bool, double>(),
+                    const std::optional<Four>&, bool, const Two&, const Two&, const Two&,
+                    const std::optional<std::string>&, double>(),
            py::kw_only(), py::arg("bfloat16"), py::arg("transposed"), py::arg("x"), py::arg("x_strides"),
            py::arg("weight"), py::arg("w_strides"), py::arg("y"), py::arg("y_strides"), py::arg("residual_strides"),
-           py::arg("bias"), py::arg("padding"), py::arg("stride"), py::arg("dilation"), py::arg("cut"),
-           py::arg("highest"))
+           py::arg("bias"), py::arg("padding"), py::arg("stride"), py::arg("dilation"),
+           py::arg("activation"), py::arg("highest"))
       .def_property_readonly("ways", &FusedConvolution::ways,
                              "How many cuDNN proposes, the best that it expects first.")
       .def("take", &FusedConvolution::take, py::arg("way"),

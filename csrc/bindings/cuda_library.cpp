@@ -96,6 +96,12 @@ RuleSizes rule_sizes(at::IntArrayRef numbers) {
   return sizes;
 }
 
+Axis axis_of(at::IntArrayRef numbers) {
+  TORCH_CHECK_VALUE(numbers.size() == 5, "axis: 5 numbers are needed; got ", numbers.size());
+  const auto number = [&](int i) { return static_cast<int32_t>(numbers[i]); };
+  return {number(0), number(1), number(2), number(3), number(4)};
+}
+
 template <int N>
 Rule<N> rule_of(at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef numbers, const Tensor& refresh) {
   TORCH_CHECK_VALUE(masks.size() == relations.size(), "rule: a relation is needed for each mask");
@@ -104,8 +110,7 @@ Rule<N> rule_of(at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef
   Rule<N> rule{};
   rule.grid = grid_of(static_cast<int>(refresh.numel()), s[0], s[1]);
   TORCH_CHECK_VALUE(rule.grid.units() <= kMostUnits, "rule: at most ", kMostUnits, " units of pixels");
-  rule.row_axis = {s[2], s[3], s[4], s[5], s[6]};
-  rule.column_axis = {s[7], s[8], s[9], s[10], s[11]};
+  rule.row_axis = axis_of(numbers.slice(2, 5)), rule.column_axis = axis_of(numbers.slice(7, 5));
   rule.in_words = divisor(std::max(1, (rule.column_axis.in + 31) / 32));
   rule.refresh = refreshing(refresh);
   rule.source_count = static_cast<int32_t>(masks.size());
@@ -312,6 +317,15 @@ void convolve_op(const Tensor& x, const Tensor& weight, int64_t groups, const Te
   });
 }
 
+Depthwise depthwise_of(const Tensor& x, const Tensor& weight, const Window& window, const Tensor& out) {
+  TORCH_CHECK_VALUE(weight.dim() == 3 && weight.size(2) == out.size(1) && weight.size(1) > 0 &&
+                        x.size(1) % weight.size(1) == 0 && out.size(1) % (x.size(1) / weight.size(1)) == 0,
+                    "depthwise: ", x.size(1), " channels in, ", out.size(1), " out, weights ", weight.sizes());
+  const int64_t in = weight.size(1), groups = x.size(1) / in, taps = int64_t{window.kernel_rows} * window.kernel_columns;
+  return {matrix(x, "x"), window, data<float>(weight, at::kFloat, taps * in * out.size(1), "weight"),
+          static_cast<int32_t>(in), static_cast<int32_t>(out.size(1) / groups)};
+}
+
 void depthwise_op(const Tensor& x, const Tensor& weight, const Tensor& rows, const Tensor& columns, int64_t in_rows,
                   int64_t in_columns, at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
                   const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
@@ -320,15 +334,7 @@ void depthwise_op(const Tensor& x, const Tensor& weight, const Tensor& rows, con
                   std::optional<Tensor> tally) {
   const Job job = job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold,
                           max_norm, out, mask, tally});
-  const Window window = window_of(rows, columns, in_rows, in_columns);
-  TORCH_CHECK_VALUE(weight.dim() == 3 && weight.size(2) == out.size(1) && weight.size(1) > 0 &&
-                        x.size(1) % weight.size(1) == 0 && out.size(1) % (x.size(1) / weight.size(1)) == 0,
-                    "depthwise: ", x.size(1), " channels in, ", out.size(1), " out, weights ", weight.sizes());
-  const int64_t in = weight.size(1), groups = x.size(1) / in;
-  const Depthwise depthwise{
-      matrix(x, "x"), window,
-      data<float>(weight, at::kFloat, int64_t{window.kernel_rows} * window.kernel_columns * in * out.size(1), "weight"),
-      static_cast<int32_t>(in), static_cast<int32_t>(out.size(1) / groups)};
+  const Depthwise depthwise = depthwise_of(x, weight, window_of(rows, columns, in_rows, in_columns), out);
   on_device_of(out, [&](cudaStream_t stream) { return cuda::depthwise(depthwise, job, stream); });
 }
 
@@ -365,26 +371,34 @@ void copy_op(const Tensor& x, at::TensorList masks, at::IntArrayRef relations, a
   on_device_of(out, [&](cudaStream_t stream) { return copy(matrix(x, "x"), job, stream); });
 }
 
+Reduce reduce_of(const Tensor& x, int64_t image_rows, bool maximum, double scale, const Tensor& partial,
+                 const Tensor& out) {
+  const int64_t streams = out.size(0);
+  TORCH_CHECK_VALUE(x.size(0) % (streams * image_rows) == 0 && x.size(1) == out.size(1), "reduce: ", x.sizes(),
+                    " into ", out.sizes());
+  return {matrix(x, "x"),
+          nullptr,
+          nullptr,
+          data<float>(partial, at::kFloat, streams * image_rows * x.size(1), "partial"),
+          static_cast<int32_t>(streams),
+          static_cast<int32_t>(image_rows),
+          static_cast<int32_t>(x.size(0) / (streams * image_rows)),
+          maximum,
+          static_cast<float>(scale)};
+}
+
 void reduce_op(const Tensor& x, const Tensor& x_mask, int64_t image_rows, bool maximum, double scale, Tensor partial,
                at::TensorList masks, at::IntArrayRef relations, at::IntArrayRef rule,
                const std::optional<Tensor>& pixels, const std::optional<Tensor>& found, at::TensorList operands,
                at::IntArrayRef steps, at::ArrayRef<double> numbers, const std::optional<Tensor>& forced,
                const Tensor& refresh, double threshold, bool max_norm, Tensor out, std::optional<Tensor> mask,
                std::optional<Tensor> tally) {
-  const int64_t streams = out.size(0);
-  TORCH_CHECK_VALUE(x.size(0) % (streams * image_rows) == 0 && x.size(1) == out.size(1) && refresh.numel() == streams,
-                    "reduce: ", x.sizes(), " into ", out.sizes());
+  TORCH_CHECK_VALUE(refresh.numel() == out.size(0), "reduce: ", refresh.numel(), " streams into ", out.sizes());
   const Job job = job_of({masks, relations, rule, pixels, found, operands, steps, numbers, forced, refresh, threshold,
                           max_norm, out, mask, tally});
-  const Reduce reduce{matrix(x, "x"),
-                      data<uint8_t>(x_mask, at::kByte, x.size(0), "x_mask"),
-                      refreshing(refresh),
-                      data<float>(partial, at::kFloat, streams * image_rows * x.size(1), "partial"),
-                      static_cast<int32_t>(streams),
-                      static_cast<int32_t>(image_rows),
-                      static_cast<int32_t>(x.size(0) / (streams * image_rows)),
-                      maximum,
-                      static_cast<float>(scale)};
+  Reduce reduce = reduce_of(x, image_rows, maximum, scale, partial, out);
+  reduce.mask = data<uint8_t>(x_mask, at::kByte, x.size(0), "x_mask");
+  reduce.refresh = refreshing(refresh);
   on_device_of(out, [&](cudaStream_t stream) { return cuda::reduce(reduce, job, stream); });
 }
 
@@ -409,16 +423,46 @@ void finish_op(const Tensor& x, at::TensorList operands, at::IntArrayRef steps, 
   on_device_of(out, [&](cudaStream_t stream) { return finish(matrix(x, "x"), commit, pixels, plane, stream); });
 }
 
+// How many pixels the result has, of all streams and of each; of each, as many as the window gives.
+struct Pixels {
+  int all, plane;
+};
+
+Pixels pixels_of(const Tensor& out, int64_t streams, const Window& window) {
+  const Pixels pixels{static_cast<int>(out.size(0)), static_cast<int>(out.size(0) / streams)};
+  TORCH_CHECK_VALUE(pixels.plane == int64_t{window.out_rows} * window.out_columns, "out: ", pixels.plane,
+                    " pixels of a stream; the window has ", window.out_rows, " x ", window.out_columns);
+  return pixels;
+}
+
+void depthwise_all_op(const Tensor& x, const Tensor& weight, const Tensor& rows, const Tensor& columns, int64_t in_rows,
+                      int64_t in_columns, at::IntArrayRef row_axis, at::IntArrayRef column_axis,
+                      at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers, int64_t streams,
+                      Tensor out) {
+  const Commit commit = whole_commit(operands, steps, numbers, streams, out);
+  const Depthwise depthwise = depthwise_of(x, weight, window_of(rows, columns, in_rows, in_columns), out);
+  const Pixels pixels = pixels_of(out, streams, depthwise.window);
+  on_device_of(out, [&](cudaStream_t stream) {
+    return depthwise_all(depthwise, axis_of(row_axis), axis_of(column_axis), commit, pixels.all, pixels.plane, stream);
+  });
+}
+
 void pool_all_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row_share,
                  const std::optional<Tensor>& column_share, const Tensor& rows, const Tensor& columns, int64_t in_rows,
                  int64_t in_columns, at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers,
                  int64_t streams, Tensor out) {
   const Commit commit = whole_commit(operands, steps, numbers, streams, out);
   const Pool pool = pool_of(x, maximum, row_share, column_share, window_of(rows, columns, in_rows, in_columns), out);
-  const int pixels = static_cast<int>(out.size(0)), plane = static_cast<int>(out.size(0) / streams);
-  TORCH_CHECK_VALUE(plane == rows.size(0) * columns.size(0), "pool_all: ", plane,
-                    " pixels of a stream; the window has ", rows.size(0), " x ", columns.size(0));
-  on_device_of(out, [&](cudaStream_t stream) { return pool_all(pool, commit, pixels, plane, stream); });
+  const Pixels pixels = pixels_of(out, streams, pool.window);
+  on_device_of(out, [&](cudaStream_t stream) { return pool_all(pool, commit, pixels.all, pixels.plane, stream); });
+}
+
+void reduce_all_op(const Tensor& x, int64_t image_rows, bool maximum, double scale, Tensor partial,
+                   at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers, int64_t streams,
+                   Tensor out) {
+  const Commit commit = whole_commit(operands, steps, numbers, streams, out);
+  const Reduce reduce = reduce_of(x, image_rows, maximum, scale, partial, out);
+  on_device_of(out, [&](cudaStream_t stream) { return reduce_all(reduce, commit, stream); });
 }
 
 // `stretches` and `counted` are tables of addresses and sizes, [n, 2], on the device.
@@ -493,7 +537,9 @@ TORCH_LIBRARY(deltafx_cuda, m) {
   m.def("mark(Tensor(a!) stretches, int value, Tensor(b!) counted) -> ()");
   const std::string whole = "Tensor[] operands, int[] steps, float[] numbers, int streams, Tensor(a!) out) -> ()";
   m.def(("finish(Tensor x, " + whole).c_str());
+  m.def(("depthwise_all(Tensor x, Tensor weight, " + window + "int[] row_axis, int[] column_axis, " + whole).c_str());
   m.def(("pool_all(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + whole).c_str());
+  m.def(("reduce_all(Tensor x, int image_rows, bool maximum, float scale, Tensor(b!) partial, " + whole).c_str());
   m.def(("convolve(Tensor x, Tensor weight, int groups, " + window + "bool exact, int[] tiling, Tensor(e!)? whole, " +
          ending)
             .c_str());
@@ -516,7 +562,9 @@ TORCH_LIBRARY_IMPL(deltafx_cuda, CUDA, m) {
   m.impl("clear", &clear_op);
   m.impl("mark", &mark_op);
   m.impl("finish", &finish_op);
+  m.impl("depthwise_all", &depthwise_all_op);
   m.impl("pool_all", &pool_all_op);
+  m.impl("reduce_all", &reduce_all_op);
   m.impl("convolve", &convolve_op);
   m.impl("tilings", &tilings_op);
   m.impl("depthwise", &depthwise_op);

@@ -222,7 +222,7 @@ cudaError_t copy(const Matrix&, const Job&, cudaStream_t);  // row p of the matr
 // set pixel are computed again; then all partials are added in order, so nothing of the past remains.
 struct Reduce {
   Matrix x;
-  const uint8_t* mask;     // [streams * rows * columns], of the input
+  const uint8_t* mask;     // [streams * rows * columns], of the input; or null, where every row is computed
   const uint8_t* refresh;  // [streams]
   float* partial;          // [streams * rows, channels]
   int32_t streams, rows, columns;

@@ -23,26 +23,21 @@ struct RowTile {
   }
 };
 
-// Fills tile after tile with fill(pixel, channel, count of channels, values), a pack at a time, and commits it.
+// Fills tile after tile with fill(pixels, how many, tile), by all threads together, and commits it.
 template <class T, class F>
-__device__ void for_each_tile(const Job& job, const RowTile& shape, F fill) {
+__device__ void fill_tiles(const Job& job, const RowTile& shape, F fill) {
   constexpr int P = kPack<T>;
   extern __shared__ __align__(128) float tile[];
   __shared__ Listed<32> listed;
   __shared__ Found found;
   const int count = find(job.candidates, found, reinterpret_cast<uint32_t*>(tile));
-  const int channels = job.commit.out.channels, packs = (channels + P - 1) / P;
+  const int channels = job.commit.out.channels;
   int updated = 0;
   for (int place = blockIdx.x * shape.rows; place < count; place += gridDim.x * shape.rows) {
     const int rows = min(shape.rows, count - place);
     listed.look_up(job, listed.fill(job, found, place, rows));
     __syncthreads();
-    for (int k = threadIdx.x; k < rows * packs; k += blockDim.x) {
-      const int row = k / packs, c = k % packs * P;
-      float x[P];
-      fill(listed.pixel[row], c, min(P, channels - c), x);
-      write_tile(tile + row * shape.stride + c, x);
-    }
+    fill(listed.pixel, rows, tile);
     __syncthreads();
     updated += channels <= 32 * P
                    ? commit_narrow<T, 1>(job.commit, tile, shape.stride, job.commit.bias, listed, 0, rows, 0, channels)
@@ -52,29 +47,27 @@ __device__ void for_each_tile(const Job& job, const RowTile& shape, F fill) {
   end_commit(job.commit, count, updated);
 }
 
+// The same with fill(pixel, channel, count of channels, values), a pack at a time.
+template <class T, class F>
+__device__ void for_each_tile(const Job& job, const RowTile& shape, F fill) {
+  constexpr int P = kPack<T>;
+  const int channels = job.commit.out.channels, packs = (channels + P - 1) / P;
+  fill_tiles<T>(job, shape, [&](const int32_t* pixels, int rows, float* tile) {
+    for (int k = threadIdx.x; k < rows * packs; k += blockDim.x) {
+      const int row = k / packs, c = k % packs * P;
+      float x[P];
+      fill(pixels[row], c, min(P, channels - c), x);
+      write_tile(tile + row * shape.stride + c, x);
+    }
+  });
+}
+
 template <class... Parameters, class... Arguments>
 cudaError_t launch_rows(void (*kernel)(Parameters...), const Job& job, const RowTile& shape, cudaStream_t stream,
                         const Arguments&... arguments) {
   const int64_t tiles = divide_up(job.capacity, shape.rows);
   const int64_t blocks = static_cast<int64_t>(multiprocessors()) * kRowResident;
   return launch(kernel, Blocks{std::min(tiles, blocks), kRowThreads, shape.bytes}, stream, arguments...);
-}
-
-// Walks over the taps of an output pixel: f(tap row, tap column, input pixel), in order.
-template <class F>
-__device__ void for_each_tap(const Window& w, int p, F f) {
-  const int plane = w.out_rows * w.out_columns, place = p % plane;
-  const int first = p / plane * w.in_rows * w.in_columns;
-  const int32_t* rows = w.rows + place / w.out_columns * w.kernel_rows;
-  const int32_t* columns = w.columns + place % w.out_columns * w.kernel_columns;
-  for (int i = 0; i < w.kernel_rows; ++i) {
-    const int row = rows[i];
-    if (row < 0) continue;
-    for (int j = 0; j < w.kernel_columns; ++j) {
-      const int column = columns[j];
-      if (column >= 0) f(i, j, first + row * w.in_columns + column);
-    }
-  }
 }
 
 }  // namespace deltafx::cuda

@@ -17,7 +17,8 @@ __device__ inline void map_with(float (&x)[P], const float (&y)[P], F f) {
   for (int i = 0; i < P; ++i) x[i] = f(x[i], y[i]);
 }
 
-__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// A division that is off by two units in the last place, in a tenth of the instructions.
+__device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 // NaN where x is.
 __device__ inline float clamp(float x, float low, float high) {
   x = x < low ? low : x;
@@ -39,7 +40,6 @@ __device__ __noinline__ void apply_code(Code code, float a, float b, const float
     case Code::gelu: map(x, [](float v) { return 0.5f * v * (1.0f + erff(v * 0.70710678f)); }); break;
     case Code::gelu_tanh:
       map(x, [](float v) { return 0.5f * v * (1.0f + tanhf(0.79788456f * (v + 0.044715f * v * v * v))); }); break;
-    case Code::silu: map(x, [](float v) { return v * sigmoid(v); }); break;
     case Code::mish: map(x, [](float v) { return v * tanhf(v > 20.0f ? v : log1pf(expf(v))); }); break;
     case Code::sigmoid: map(x, [](float v) { return sigmoid(v); }); break;
     case Code::tanh: map(x, [](float v) { return tanhf(v); }); break;
@@ -100,6 +100,8 @@ __device__ inline void apply_step(const Step& step, const int (&p)[R], const int
       map(x[r], [=](float s) { return clamp(s, a, b); });
     } else if (code == Code::mul) {
       map_with(x[r], y, [](float s, float w) { return s * w; });
+    } else if (code == Code::silu) {
+      map(x[r], [](float s) { return s * sigmoid(s); });
     } else {
       float t[P], u[P];
       map_with(t, x[r], [](float, float s) { return s; });

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from deltafx.backends.cuda.cudnn import FUSED
 from deltafx.state import NodeState
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ Call = tuple["DeltaNode", tuple]  # a node, and what it is called with
 
 MACS_PER_SECOND = {torch.float16: 170e12, torch.bfloat16: 170e12, torch.float32: 85e12}  # of dense convolutions
 BYTES_PER_SECOND = 2.2e12
-DENSE_LAUNCH, SPARSE_LAUNCH = 6e-6, 11e-6  # seconds of a node with little to do
+DENSE_LAUNCH, SPARSE_LAUNCH = 5e-6, 15e-6  # seconds of a kernel, and of a sparse node, with little to do
 SPARSE_SLOWER = 2.2  # a sparse kernel than a dense one, for each pixel
 # How many times the share of its updated pixels a part has to compute: windows reach beyond them, and where nothing is
 # withheld what they reach is updated in turn.
@@ -33,19 +32,20 @@ MOST_PARTS = 6
 
 
 def work_seconds(state: NodeState) -> float:
-    """Of a dense node, without what it takes to start it."""
+    """Of a dense node whose kernels are settled, without what it takes to start them."""
     (leaf, *_) = state.leaves
     if leaf.aliased:
         return 0.0
     itemsize = leaf.dtype.itemsize
     read, written = sum(shape.numel() for shape in state.operands), sum(leaf.shape.numel() for leaf in state.leaves)
-    passes = 1 if leaf.dtype in FUSED else 3  # over the result, which is finished in place where it is not fused
+    passes = 1 if state.kernel.dense_launches == 1 else 3  # over the result, which a second kernel finishes in place
     moved = (read + passes * written) * itemsize
     return max(state.macs / MACS_PER_SECOND[leaf.dtype], moved / BYTES_PER_SECOND)
 
 
 def dense_seconds(calls: Sequence[Call], plan: Plan) -> float:
-    return sum(max(DENSE_LAUNCH, work_seconds(plan.nodes[module.path])) for module, _ in calls)
+    states = [plan.nodes[module.path] for module, _ in calls]
+    return sum(max(state.kernel.dense_launches * DENSE_LAUNCH, work_seconds(state)) for state in states)
 
 
 def updated_share(calls: Sequence[Call], plan: Plan) -> float:
@@ -64,7 +64,7 @@ def split(calls: Sequence[Call], plan: Plan) -> list[Sequence[Call]]:
     parts: list[list[Call]] = [[]]
     done = 0.0
     for call in calls:
-        if done >= total * len(parts) / count:
+        if parts[-1] and done >= total * len(parts) / count:
             parts.append([])
         parts[-1].append(call)
         done += dense_seconds([call], plan)

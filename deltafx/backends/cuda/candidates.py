@@ -39,10 +39,7 @@ class Candidates:
         relations = [_cuda.relations[name] for name in names]
         streams, plane = out.pixel[0], window.pixels
         columns = window.columns.shape[0] if "window" in names else min(plane, FLAT_ROW)
-        straight = [axis_of(window.rows, window.in_rows), axis_of(window.columns, window.in_columns)]
-        axes = [axis for axis in straight if axis is not None]
-        if len(axes) < len(straight):
-            axes = [[*NO_FORM, window.in_rows], [*NO_FORM, window.in_columns]]
+        axes = axes_of(window)
         units = _cuda.grid(streams, plane, columns)
         if units > _cuda.most_units:
             raise NoKernel(f"its pixels are more than {_cuda.most_units} units")
@@ -114,6 +111,13 @@ def reads_itself(window: Window) -> bool:
 
 def covers(axis: Tensor, size: int) -> bool:
     return torch.equal(axis.flatten(), torch.arange(size, dtype=axis.dtype))
+
+
+def axes_of(window: Window) -> list[list[int]]:
+    """Both axes of a window, as the kernels take them; without a form unless both have one."""
+    straight = [axis_of(window.rows, window.in_rows), axis_of(window.columns, window.in_columns)]
+    axes = [axis for axis in straight if axis is not None]
+    return axes if len(axes) == 2 else [[*NO_FORM, window.in_rows], [*NO_FORM, window.in_columns]]
 
 
 def axis_of(axis: Tensor, size: int) -> list[int] | None:

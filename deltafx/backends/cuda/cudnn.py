@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,14 +23,18 @@ cudnn_convolution_transpose = torch.ops.aten.cudnn_convolution_transpose.out  # 
 LEAST_CHANNELS = 3  # with fewer, strides do not tell in which order the dimensions of a tensor lie
 FUSED = (torch.float16, torch.bfloat16)  # dtypes of convolutions that cuDNN ends by itself
 ALIGNMENT = 16  # bytes, of what it reads and writes
-TRIED, TIMED = 5, 3  # ways to compute a convolution, and calls of each, with `torch.backends.cudnn.benchmark`
+NARROW, MANY_TAPS = 4, 25  # pixels of so many 16-bit channels are 8 bytes; windows for which cuDNN is faster with these
+# Ways to compute a convolution that are tried with `torch.backends.cudnn.benchmark`; none is begun after so many
+# seconds, because some are compiled first.
+TRIED, PATIENCE = 5, 0.5
+TIMED, CALLS = 3, 5  # graphs of each, and the calls in one
 
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
     """As cuDNN takes it: `[N, C, H, W]`, channels last. It chooses how, as it does for every other network.
 
-    `output_padding`: of a transposed one, None for others.
+    `output_padding`: of a transposed one, None for others. `wide`: the input, which is copied to `x` before each use.
     """
 
     x: Tensor
@@ -40,6 +45,19 @@ class Convolution:
     groups: int
     allow_tf32: bool
     output_padding: list[int] | None = None
+    channels: int = 0  # of the input, without those that are filled up
+    wide: Tensor | None = None
+
+    @property
+    def is_stem(self) -> bool:
+        """Whether pixels of few channels lie further apart than cuDNN wants them for a large window."""
+        fits = self.channels <= NARROW < self.x.shape[1] and self.x.dtype in FUSED
+        return fits and not self.is_transposed and self.weight[0, 0].numel() >= MANY_TAPS
+
+    def narrowed(self, x: Tensor) -> Convolution:
+        """The same on a copy of the input, `[N, 4, H, W]`, whose pixels lie side by side."""
+        weight = self.weight[:, :NARROW].contiguous(memory_format=torch.channels_last)
+        return replace(self, x=x, weight=weight, wide=self.x[:, :NARROW])
 
     @property
     def is_transposed(self) -> bool:
@@ -66,11 +84,15 @@ class Convolution:
             weight = torch.nn.functional.pad(weight, [0] * 4 + ([0, 0, *more] if is_transposed else more))
         weight = weight.to(x.device, x.dtype).contiguous(memory_format=torch.channels_last)
         padding = list(op.padding) if is_transposed else [before for before, _ in op.padding]
-        output_padding = list(op.output_padding) if is_transposed else None
-        return cls(x, weight, padding, list(op.stride), list(op.dilation), op.groups, allow_tf32, output_padding)
+        return cls(
+            x, weight, padding, list(op.stride), list(op.dilation), op.groups, allow_tf32,
+            list(op.output_padding) if is_transposed else None, op.weight.shape[0 if is_transposed else 1] * op.groups,
+        )  # fmt: skip
 
     def __call__(self, into: Tensor) -> None:
         """Write the whole result, without bias."""
+        if self.wide is not None:
+            pixels_of(self.x).copy_(pixels_of(self.wide))
         benchmark = torch.backends.cudnn.benchmark
         operator = cudnn_convolution_transpose if self.is_transposed else cudnn_convolution
         padding = [self.padding, *([self.output_padding] if self.is_transposed else [])]
@@ -89,7 +111,7 @@ class Convolution:
             "y": list(into.shape), "y_strides": strides_of(into),
             "residual_strides": None if ending.residual is None else list(ending.residual.stride()),
             "bias": ending.bias is not None, "padding": self.padding, "stride": self.stride, "dilation": self.dilation,
-            "cut": ending.cut, "highest": ending.highest,
+            "activation": ending.activation, "highest": ending.highest,
         }  # fmt: skip
         if str(form) not in known:
             known[str(form)] = Engine(form)
@@ -112,9 +134,13 @@ class Engine:
         False if none works, or none beats `otherwise`.
         """
         if self.works is None:
-            tries = torch.backends.cudnn.benchmark
-            ways = (way for way in range(self.compiled.ways) if self.compiled.take(way))
-            times = {way: milliseconds(run) if tries else 0.0 for way in itertools.islice(ways, TRIED if tries else 1)}
+            tries, begin = torch.backends.cudnn.benchmark, time.perf_counter()
+            ways = (way for way in range(self.compiled.ways) if self.compiled.take(way) and runs(run))
+            times: dict[int, float] = {}
+            for way in itertools.islice(ways, TRIED if tries else 1):
+                times[way] = milliseconds(run) if tries else 0.0
+                if time.perf_counter() - begin > PATIENCE:
+                    break
             best = min(times, key=times.__getitem__, default=None)
             self.works = best is not None and not (tries and milliseconds(otherwise) < times[best])
             if best is not None:
@@ -146,17 +172,33 @@ class FusedConvolution:
         self.engine.compiled.run(**self.addresses, y=into.data_ptr(), workspace=workspace.data_ptr())
 
 
-def milliseconds(call: Callable[[], None]) -> float:
-    """The shortest of some calls. Waits for the device."""
-    times = []
-    for _ in range(1 + TIMED):
-        begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        begin.record()
+def runs(call: Callable[[], None]) -> bool:
+    """Whether cuDNN computes what it said that it could."""
+    with contextlib.suppress(RuntimeError):
         call()
+        return True
+    return False
+
+
+def milliseconds(call: Callable[[], None]) -> float:
+    """Of one call among others in a CUDA graph, as it will be run: what the host takes does not count."""
+    call()  # libraries load and choose what they need
+    graph = torch.cuda.CUDAGraph()
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(TIMED)]
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+        for _ in range(CALLS):
+            call()
+    for begin, end in events:
+        begin.record()
+        graph.replay()
         end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end))
-    return min(times[1:])
+    torch.cuda.current_stream().synchronize()
+    return min(begin.elapsed_time(end) for begin, end in events) / CALLS
+
+
+def pixels_of(x: Tensor) -> Tensor:
+    """`[N, 4, H, W]` of 16 bits as `[N, H, W, 1]` of 64, so that a copy moves whole pixels."""
+    return x.permute(0, 2, 3, 1).view(torch.int64)
 
 
 def is_aligned(tensor: Tensor) -> bool:

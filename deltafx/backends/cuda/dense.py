@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from deltafx.backends.cuda.cudnn import Convolution, Engine, FusedConvolution
+from deltafx.backends.cuda.candidates import axes_of
+from deltafx.backends.cuda.cudnn import NARROW, Convolution, Engine, FusedConvolution
 from deltafx.backends.cuda.ending import PLAIN, Ending, ending_of
 from deltafx.backends.matrix import NoKernel, matrix, matrix_of
 from deltafx.backends.recipe import Product, Recipe
@@ -23,6 +24,21 @@ if TYPE_CHECKING:
     from deltafx.plan import Plan
 
 operators = torch.ops.deltafx_cuda
+
+
+def whole_operator(recipe: Recipe) -> tuple[Any, tuple]:
+    """What computes every pixel of a node that is no product, and what it is called with before its steps."""
+    name, arguments = recipe.operator, recipe.arguments
+    if name == "copy":
+        return operators.finish.default, arguments
+    if name == "pool":
+        return operators.pool_all.default, arguments
+    if name == "depthwise":
+        return operators.depthwise_all.default, (*arguments, *axes_of(recipe.window))
+    if name == "reduce":
+        x, _, *others = arguments  # without the mask
+        return operators.reduce_all.default, (x, *others)
+    raise NoKernel("it has no dense form")
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,13 +73,17 @@ class Scratch:
         engines = plan.scratch.setdefault("engines", {})
         return plan.scratch.setdefault(("dense", leaf.lane), cls(engines))
 
-    def like(self, value: Tensor) -> Tensor:
-        """A tensor `[N, C, H, W]` whose pixels lie side by side, once all nodes are known."""
+    def ask(self, channels: int, like: Tensor) -> None:
+        """For a tensor of so many channels, else of the form of another, `[N, C, H, W]`."""
+        self.bytes = max(self.bytes, like[:, :1].numel() * channels * like.dtype.itemsize)
+
+    def take(self, channels: int, like: Tensor) -> Tensor:
+        """What was asked for, whose pixels lie side by side, once all nodes have asked."""
         if self.buffer is None:
-            self.buffer = torch.empty(self.bytes, dtype=torch.uint8, device=value.device)
-        n, c, h, w = value.shape
-        part = self.buffer[: value.numel() * value.dtype.itemsize]
-        return part.view(value.dtype).view(n, h, w, c).permute(0, 3, 1, 2)
+            self.buffer = torch.empty(self.bytes, dtype=torch.uint8, device=like.device)
+        n, _, h, w = like.shape
+        part = self.buffer[: n * h * w * channels * like.dtype.itemsize]
+        return part.view(like.dtype).view(n, h, w, channels).permute(0, 3, 1, 2)
 
     def reserve(self, workspace: Tensor) -> None:
         """Before anything that uses it is captured."""
@@ -84,28 +104,27 @@ class DenseForm:
         self.finishes = bool(self.steps[1])  # what the product wrote
         self.scratch = Scratch.of(plan, leaf)
         self.apart = False  # a product passes through scratch
-        arguments = recipe.arguments if recipe.operator == "pool" else recipe.arguments[:1]
-        self.operator = operators.pool_all.default if recipe.operator == "pool" else operators.finish.default
+        self.operator, arguments = operators.finish.default, (out,)
         if isinstance(recipe.dense, Convolution):
             if self.value.is_contiguous(memory_format=torch.channels_last):
                 ending = ending_of(recipe.steps, leaf)
                 self.endings = [] if ending is None else [ending]
                 self.endings += [PLAIN] if recipe.dense.is_transposed else []
+                if recipe.dense.is_stem:
+                    self.scratch.ask(NARROW, like=recipe.dense.x)
             else:
                 self.apart = True
-                self.scratch.bytes = max(self.scratch.bytes, leaf.shape.numel() * leaf.dtype.itemsize)
-        if recipe.dense is not None:
-            arguments = (out,)
-        elif recipe.operator not in ("pool", "copy"):
-            raise NoKernel("it has no dense form")
-        self.arguments = tuple(x.to(out.device) if isinstance(x, Tensor) else x for x in arguments)
+                self.scratch.ask(self.value.shape[1], like=self.value)
+        if recipe.dense is None:
+            self.operator, arguments = whole_operator(recipe)
+        self.arguments: tuple = arguments
 
     @property
     def target(self) -> Tensor:
         """Where a product is written to."""
         if isinstance(self.product, MatrixProduct):
             return self.out
-        return self.scratch.like(self.value) if self.apart else self.value
+        return self.scratch.take(self.value.shape[1], like=self.value) if self.apart else self.value
 
     def prepare(self) -> None:
         """Before a capture: libraries settle how they compute this, and memory is taken."""
@@ -113,6 +132,8 @@ class DenseForm:
             return
         if self.apart:
             self.arguments = (matrix(self.target, self.pixel),)
+        elif isinstance(self.product, Convolution) and self.product.is_stem:
+            self.product = self.product.narrowed(self.scratch.take(NARROW, like=self.product.x))
         into, product = torch.empty_like(self.target), self.product
         if isinstance(product, Convolution):
             result = matrix(into, self.pixel)
@@ -130,13 +151,25 @@ class DenseForm:
                     return
         product(into)
 
+    @property
+    def ends_apart(self) -> bool:
+        """Whether a kernel after the product applies the steps."""
+        return self.product is None or self.apart or self.finishes
+
+    @property
+    def launches(self) -> int:
+        """How many kernels it is, once it is prepared."""
+        before = self.product is not None or self.operator == operators.reduce_all.default
+        copies = isinstance(self.product, Convolution) and self.product.wide is not None
+        return copies + before + self.ends_apart
+
     def __call__(self) -> None:
         if self.fused is not None:
             assert self.scratch.workspace is not None
             self.fused(self.value, self.scratch.workspace)
         elif self.product is not None:
             self.product(self.target)
-        if self.product is None or self.apart or self.finishes:
+        if self.ends_apart:
             self.operator(*self.arguments, *self.steps, self.streams, self.out)
 
 

@@ -6,6 +6,7 @@ The number of pixels that a node computes stands on the device only: no call wai
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -65,6 +66,7 @@ class CompiledKernel:
             raise NoKernel(f"it has more than {WIDEST_PIXEL:,} channels")
         if len(recipe.steps.codes) > 2 * _cuda.max_steps:
             raise NoKernel(f"it has more than {_cuda.max_steps} steps")
+        recipe = replace(recipe, arguments=tuple(on(leaf.device, x) for x in recipe.arguments))
         self.flags = flags
         self.name = recipe.operator
         self.leaf, self.value, self.out = leaf, leaf.value, out
@@ -73,10 +75,11 @@ class CompiledKernel:
         self.marks = Marks.of(plan)
         self.marks.add(leaf.mask, leaf.tally[:COMPUTED_SUM])
         self.operator = getattr(operators, recipe.operator).default
-        self.arguments = tuple(on(leaf.device, x) for x in recipe.arguments)
+        self.arguments = recipe.arguments
         self.steps = (*self.collect.arguments, *recipe.steps.arguments)
         self.ending = (out, leaf.mask, leaf.tally)
         self.truncation = node.truncation
+        self.launches = (self.collect.collecting is not None) + (2 if recipe.operator == "reduce" else 1)
         self.dense = dense_form(recipe, leaf, out, plan)
         self.whole: Whole | None = None
         self.tilings: Tilings | None = None
@@ -105,6 +108,11 @@ class CompiledKernel:
     def marks_itself(self) -> bool:
         """Whether it does in a dense frame, too: a sparse kernel runs then, which refreshes every pixel."""
         return self.dense is None
+
+    @property
+    def dense_launches(self) -> int:
+        """How many kernels a dense frame has for it, once it is prepared."""
+        return self.launches if self.dense is None else self.dense.launches
 
     def prepare(self, plan: Plan) -> None:
         """Before its dense form is captured."""

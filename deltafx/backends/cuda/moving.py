@@ -35,6 +35,10 @@ class MovingKernel(views.MovingKernel):
 
     marks_itself = False
 
+    @property
+    def dense_launches(self) -> int:
+        return len(self.copies)
+
     def prepare(self, plan: Plan) -> None:
         """Nothing has to be settled for its dense form."""
 

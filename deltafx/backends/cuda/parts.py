@@ -57,12 +57,6 @@ class Part:
         counted = [(leaf.tally.data_ptr(), leaf.pixels) for leaf in others]
         self.counted = torch.tensor(counted, dtype=torch.int64, device=device).view(-1, 2)
 
-    def prepare(self) -> None:
-        """Before the capture."""
-        if self.many < NEVER:
-            for module, _ in self.calls:
-                self.plan.nodes[module.path].kernel.prepare(self.plan)
-
     def at_rest(self) -> None:
         operators.mark.default(self.marks, 0, self.nothing)
         times = captured_times(self.plan.timer)
@@ -90,16 +84,22 @@ class Part:
         )  # fmt: skip
 
 
+def prepare(calls: Sequence[Call], plan: Plan) -> None:
+    """Settle the dense forms of nodes, before any is captured."""
+    for module, _ in calls:
+        plan.nodes[module.path].kernel.prepare(plan)
+
+
 class ChosenFrame:
     """The inner nodes of a plan as one CUDA graph of parts."""
 
     def __init__(self, calls: Sequence[Call], plan: Plan):
         switches = plan.switches_to_dense
+        if switches:
+            prepare(calls, plan)  # how dense nodes are computed tells how long they take
         split_calls = split(calls, plan)
         self.parts = [Part(part, plan, updated_share(part, plan) if switches else NEVER) for part in split_calls]
         self.graph = _cuda.ChosenGraph()
-        for part in self.parts:
-            part.prepare()
         Marks.of(plan).cleared = plan.clock.time  # each part clears what is its own
         self.pool = torch.cuda.graph_pool_handle()  # of all forms one runs at a time, so that they share their memory
         self.stream = torch.cuda.Stream()  # PyTorch's own for captures is of the device that captured first

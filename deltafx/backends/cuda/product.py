@@ -23,10 +23,11 @@ def multiply(p: Product) -> Recipe:
         steps.channels("add", p.bias, 1.0)
     x = matrix_of(p.x) if groups > 1 else filled_up(p.x)
     tf32 = rounds_to_tf32(p.kind)
-    whole = dense.product(p, x, tf32)
     if groups > 1 and per_group <= NARROW and out <= NARROW:
         by_channel = p.weight.permute(1, 2, 0, 3).flatten(2).contiguous()
+        whole = None if per_group == out == 1 else dense.product(p, x, tf32)
         return Recipe("depthwise", (x, by_channel, *p.window.arguments), [p.source], p.window, steps, whole)
+    whole = dense.product(p, x, tf32)
     if p.window.rows.shape[1] + p.window.columns.shape[1] > WIDEST_WINDOW:
         raise NoKernel(f"a window of more than {WIDEST_WINDOW} rows and columns has no compiled kernel")
     weight = p.weight
@@ -40,8 +41,9 @@ def multiply(p: Product) -> Recipe:
 def filled_up(leaf: Leaf) -> Tensor:
     """The pixels of a feature map, `[pixels, channels]`, with the zeros that its buffer was filled up with."""
     x, (_, sizes) = matrix_of(leaf), leaf.layout()
-    whole = leaf.own and len(leaf.pixel) == len(leaf.shape) and x.stride(0) == sizes[-1] > x.shape[1]
-    return x.as_strided((x.shape[0], sizes[-1]), x.stride()) if whole else x
+    whole = leaf.own and len(leaf.pixel) == len(leaf.shape) and sizes[-1] > x.shape[1]
+    apart = x.shape[0] == 1 or x.stride(0) == sizes[-1]  # the stride of one pixel says nothing
+    return x.as_strided((x.shape[0], sizes[-1]), (sizes[-1], 1)) if whole and apart else x
 
 
 def rounds_to_tf32(kind: str) -> bool:

@@ -14,22 +14,24 @@ pytest.importorskip("deltafx._cuda")
 from deltafx.backends.cuda.break_even import MOST_PARTS, dense_seconds, split, updated_share
 
 
-def network(pixels: int, nodes: int = 40, withholds: bool = True) -> tuple[list[Any], Any]:
-    """Nodes with 64 channels and 3x3 windows, as a plan has them."""
+def network(pixels: int, nodes: int = 40, withholds: bool = True, launches: int = 1) -> tuple[list[Any], Any]:
+    """Nodes with 64 channels and 3x3 windows, each of so many kernels in a dense frame, as a plan has them."""
     states, calls = {}, []
     for number in range(nodes):
         shape = torch.Size((1, 64, 1, pixels))
         leaf = Leaf(shape, torch.float16, torch.device("cpu"), (64 * pixels, pixels, pixels, 1))
         path = f"node{number}"
         states[path] = NodeState(path, leaf, macs=9 * 64 * 64 * pixels, operands=[shape])
+        states[path].bind(SimpleNamespace(dense_launches=launches))
         calls.append((SimpleNamespace(path=path), ()))
     return calls, SimpleNamespace(nodes=states, forced_mask=None, withholds=lambda node: withholds)
 
 
 @pytest.mark.parametrize("pixels", [100, 10_000, 1_000_000])
 @pytest.mark.parametrize("nodes", [1, 2, 40])
-def test_parts_are_all_nodes_in_their_order(pixels: int, nodes: int) -> None:
-    calls, plan = network(pixels, nodes)
+@pytest.mark.parametrize("launches", [0, 1])  # views have no kernel
+def test_parts_are_all_nodes_in_their_order(pixels: int, nodes: int, launches: int) -> None:
+    calls, plan = network(pixels, nodes, launches=launches)
     parts = split(calls, plan)
     assert [call for part in parts for call in part] == calls
     assert all(parts)
@@ -52,3 +54,11 @@ def test_from_when_on_dense_is_faster() -> None:
     assert shares[0] == 0  # nodes that take longer to start than to run
     assert 0.1 < shares[-1] < 0.5
     assert updated_share(*network(1_000_000, withholds=False)) < shares[-1]
+
+
+@pytest.mark.parametrize("pixels", [2_000, 100_000])
+def test_dense_is_faster_later_where_a_node_is_two_kernels(pixels: int) -> None:
+    calls, one = network(pixels)
+    calls, two = network(pixels, launches=2)
+    assert dense_seconds(calls, one) < dense_seconds(calls, two)
+    assert updated_share(calls, one) <= updated_share(calls, two)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import deltafx
@@ -227,12 +230,19 @@ def test_dense_convolutions_of_every_shape(name: str, dtype: torch.dtype, monkey
     assert choices(dm) == [DENSE]
 
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu, "relu6": F.relu6, "silu": F.silu, "sigmoid": torch.sigmoid, "tanh": torch.tanh, "gelu": F.gelu,
+    "gelu, tanh": partial(F.gelu, approximate="tanh"), "hardswish": F.hardswish,  # which cuDNN has not
+}  # fmt: skip
+
+
 class Endings(nn.Module):
     """Convolutions that end in every way that cuDNN is asked for, and in others."""
 
-    def __init__(self) -> None:
+    def __init__(self, activation: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         torch.manual_seed(0)
+        self.activation = activation
         self.convolutions = nn.ModuleList(
             nn.Conv2d(3 if k == 0 else 16, 16, 3, padding=1, bias=k != 2) for k in range(7)
         )
@@ -240,22 +250,43 @@ class Endings(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         one, two, three, four, five, six, seven = self.convolutions
         x = one(x)
-        y = two(x).relu()
-        z = (three(y) + x).relu()
-        z = nn.functional.relu6(four(z) + y)
+        y = self.activation(two(x))
+        z = self.activation(three(y) + x)
+        z = self.activation(four(z) + y)
         z = five(z) + x
-        return six(z).relu() + seven(z).sigmoid()
+        return self.activation(six(z)) + seven(z).sigmoid()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_dense_convolutions_with_every_ending(dtype: torch.dtype, monkeypatch: Any) -> None:
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_dense_convolutions_with_every_ending(name: str, dtype: torch.dtype, monkeypatch: Any) -> None:
     choose(monkeypatch, 0.0)
-    model = on_device(Endings().eval(), dtype)
+    model = on_device(Endings(ACTIVATIONS[name]).eval(), dtype)
     dm, exact = deltafx.convert(model, backend="cuda"), copy.deepcopy(model).double()
-    for picture in course(dtype, (MANY,) * 4):
+    frames = course(dtype, (MANY,) * 5)
+    frames[-1][0, 0, 10, 10] = float("nan")
+    for number, picture in enumerate(frames):
         got, want, dense = dm(picture), exact(picture.double()), model(picture)
-        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6
+        assert torch.equal(got.isnan(), want.isnan()), f"frame {number}"
+        got, want, dense = (torch.nan_to_num(each) for each in (got, want, dense))
+        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6, f"frame {number}"
     assert choices(dm) == [DENSE]
+
+
+def test_what_cudnn_ends_is_one_kernel(monkeypatch: Any) -> None:
+    choose(monkeypatch, 0.0)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    model = on_device(nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), nn.SiLU()).eval(), torch.float16)
+    dm = deltafx.convert(model, backend="cuda")
+    x = torch.randn(1, 16, 40, 60, device="cuda").half()
+    for _ in range(4):
+        got = dm(x := x + 1)
+    assert relative_error([got], [model(x)]) < 1e-2
+    (form,) = [state.kernel.dense for state in plan_of(dm).nodes.values() if hasattr(state.kernel, "dense")]
+    if parts._cuda.has_cudnn:
+        assert form.launches == 1
+        ways = min(2, form.fused.engine.compiled.ways)
+        assert all(form.fused.engine.compiled.take(way) for way in [*range(ways), *range(ways)])  # again, too
 
 
 TRANSPOSED: dict[str, tuple[int, int, dict[str, Any]]] = {  # channels in and out
