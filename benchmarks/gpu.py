@@ -135,12 +135,11 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     height, width = (int(x) for x in size.split("x"))
     dtype = dtype_of(name)
     case = gpu_networks.load(network, options.data)
-    dense = on_device(case.model, dtype)
-    model = case.model.cuda().to(dtype)
     result: dict[str, Any] = {"case": name, "note": case.note, "dtype": "tf32" if "tf32" in rest else "float16"}
     if "clip" in rest:
-        return {**result, **on_clip(case, model, dense, (height, width), dtype, options)}
+        return {**result, **on_clip(case, (height, width), dtype, options)}
     frames = pictures(int(batch), height, width, dtype)
+    dense, model = on_device(case, frames[0]), case.model.cuda().to(dtype)
     tune_seconds = options.tune_seconds if name in HEADLINES else 0.0
     begin = time.perf_counter()
     result["dense"], result["left_out"] = dense_times(dense, frames[0], not options.no_compile, tune_seconds)
@@ -160,9 +159,7 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def on_clip(
-    case: Case, model: nn.Module, dense: nn.Module, size: tuple[int, int], dtype: torch.dtype, options: Any
-) -> dict[str, Any]:
+def on_clip(case: Case, size: tuple[int, int], dtype: torch.dtype, options: Any) -> dict[str, Any]:
     """Frames of a real clip as a camera gives them, uint8 on the device; each mode beside the dense network."""
     if options.clip is None:
         raise Missing("--clip FILE.npz (python -m benchmarks.gpu_clip)")
@@ -172,6 +169,7 @@ def on_clip(
     preprocess = case.preprocess or IMAGENET
     frames = [torch.from_numpy(np.ascontiguousarray(x))[None].cuda() for x in shown]
     ready = [preprocess(x).cuda().to(dtype).contiguous(memory_format=torch.channels_last) for x in shown]
+    dense, model = on_device(case, ready[0]), case.model.cuda().to(dtype)
     result: dict[str, Any] = {"frames": len(frames), "clip": options.clip.name}
     result["dense"], result["left_out"] = dense_times(dense, ready[0], not options.no_compile, 0.0)
     best = min(times["p50"] for times in result["dense"].values())

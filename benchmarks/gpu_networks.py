@@ -25,13 +25,17 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Case:
-    """A dense network, and what `convert` is told of it; `note` says what a reader must know."""
+    """A dense network, and what `convert` is told of it; `note` says what a reader must know.
+
+    `copies`: in every call it computes with small tensors on the host, so that as it is it can be no CUDA graph.
+    """
 
     model: nn.Module
     arguments: dict[str, Any] = field(default_factory=dict)
     forces_gates: bool = True
     note: str = ""
     preprocess: Preprocess | None = None  # of the frames of a clip; that of ImageNet where there is none
+    copies: bool = False
 
 
 class FirstStage(nn.Module):
@@ -93,7 +97,8 @@ def nanodet(data: Path) -> Case:
     except ImportError as error:
         raise Missing("pip install onnx2torch") from error
     network = entry.load(data)
-    return Case(network.model, note="real weights; its ONNX file is for 576x768", preprocess=network.preprocess)
+    note = "real weights; its ONNX file is for 576x768"
+    return Case(network.model, note=note, preprocess=network.preprocess, copies=True)
 
 
 NETWORKS: dict[str, Callable[[Path], Case]] = {

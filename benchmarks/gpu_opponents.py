@@ -28,9 +28,10 @@ import torch.fx.experimental.optimization as fx_optimization
 from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torch._inductor.compile_worker.subproc_pool import SubprocPool
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from benchmarks import gpu_networks
-from benchmarks.gpu_networks import Missing
+from benchmarks.gpu_networks import Case, Missing
 from benchmarks.gpu_times import captured, milliseconds
 
 COMPILED, TUNED = "torch.compile, CUDA graph", "torch.compile max-autotune, CUDA graph"
@@ -54,9 +55,19 @@ def folded(model: nn.Module) -> nn.Module:
         return model
 
 
-def on_device(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """As all opponents run it."""
-    return folded(model).cuda().to(dtype).to(memory_format=torch.channels_last)  # folded in float32
+def on_device(case: Case, frame: Tensor) -> nn.Module:
+    """As all opponents run it; `frame` is one of those that it is given."""
+    model = folded(case.model).cuda().to(frame.dtype).to(memory_format=torch.channels_last)  # folded in float32
+    return traced(model, frame) if case.copies else model
+
+
+def traced(model: nn.Module, frame: Tensor) -> nn.Module:
+    """What it computes of a frame's pixels alone, without its arithmetic on sizes; as it is, if that cannot be told."""
+    try:
+        return make_fx(torch.jit.freeze(torch.jit.trace(model.eval(), frame)))(frame)
+    except Exception as error:  # PyTorch's own, of many kinds
+        print(f"not traced: {error}", file=sys.stderr)
+        return model
 
 
 def dtype_of(case: str) -> torch.dtype:
@@ -161,12 +172,12 @@ def compile_only(graph_module: Any, inputs: Any) -> Any:
 @torch.no_grad()
 def compile_case(case: str, data: Path) -> None:
     network, batch, size, *_ = case.split(":")
-    dtype = dtype_of(case)
-    dense = on_device(gpu_networks.load(network, data).model, dtype)
-    frame = torch.zeros(int(batch), 3, *map(int, size.split("x"))).cuda().to(dtype)
+    frame = torch.zeros(int(batch), 3, *map(int, size.split("x"))).cuda().to(dtype_of(case))
+    frame = frame.contiguous(memory_format=torch.channels_last)
+    dense = on_device(gpu_networks.load(network, data), frame)
     torch._dynamo.reset()
     try:
-        torch.compile(dense, backend=compile_only)(frame.contiguous(memory_format=torch.channels_last))
+        torch.compile(dense, backend=compile_only)(frame)
     except BackendCompilerFailed as error:
         if not isinstance(error.inner_exception, Compiled):
             raise

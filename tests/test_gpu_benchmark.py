@@ -174,11 +174,30 @@ def test_what_is_compiled_ahead_is_found(monkeypatch: pytest.MonkeyPatch, tmp_pa
     gpu_opponents.compile_case("tiny:2:16x24", tmp_path)
     found = counters["aot_autograd"]["autograd_cache_hit"]
     with torch.no_grad():
-        dense = gpu_opponents.on_device(network("tiny"), torch.float32)
         frame = torch.randn(2, 3, 16, 24).contiguous(memory_format=torch.channels_last)
+        dense = gpu_opponents.on_device(gpu_networks.Case(network("tiny")), frame)
         torch._dynamo.reset()
         assert torch.allclose(torch.compile(dense)(frame), dense(frame), atol=1e-5)
     assert counters["aot_autograd"]["autograd_cache_hit"] == found + 1
+
+
+class OnTheHost(nn.Module):
+    """As ONNX files are: sizes are tensors, which are computed with in every call."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        size = (torch.tensor(x.shape)[2:] * torch.tensor([2, 2])).tolist()
+        return nn.functional.interpolate(x.relu(), size)
+
+
+def test_what_computes_on_the_host_is_traced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "cuda", lambda self: self)
+    frame = torch.randn(1, 3, 16, 24)
+    with torch.no_grad():
+        dense = gpu_opponents.on_device(gpu_networks.Case(OnTheHost().eval(), copies=True), frame)
+        assert torch.equal(dense(frame), OnTheHost()(frame))
+    assert isinstance(dense, torch.fx.GraphModule)
+    called = [str(node.target) for node in dense.graph.nodes if node.op == "call_function"]
+    assert called == ["aten.relu.default", "aten.upsample_nearest2d.default"]
 
 
 def test_cases_are_compiled_side_by_side_and_not_waited_for_too_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,8 +34,10 @@ def test_errors_in_kernels_of_others_are_counted_apart():
 
 
 def test_of_a_part_that_an_error_ended_that_error_is_told_and_not_what_explains_it() -> None:
-    said = "1 s: 3x3\ntorch.AcceleratorError: CUDA error: too large\nCompile with a flag to know more.\n"
-    assert judge("racecheck", "part", said).last == "torch.AcceleratorError: CUDA error: too large"
+    said = "1 s: 1x1\n2 s: 3x3\ntorch.AcceleratorError: CUDA error: too large\nSearch for `cudaErrorX' to know more.\n"
+    assert judge("racecheck", "part", said).last == "after 3x3: torch.AcceleratorError: CUDA error: too large"
+    assert judge("racecheck", "part", said.replace("2 s: 3x3\ntorch.", "2 s: 3x3\n")).last.startswith("after 3x3: A")
+    assert judge("racecheck", "part", "1 s: 1x1\n2 s: 3x3\n").last == "2 s: 3x3"
 
 
 def test_races_of_others_are_not_ours():
