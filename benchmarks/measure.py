@@ -68,8 +68,9 @@ def surroundings() -> dict[str, Any]:
 
 
 def module_of(script: str) -> list[str]:
-    """A script of this folder is run as a module."""
-    return ["-m", f"benchmarks.{Path(script).stem}"]
+    """A script of a folder of the project is run as a module."""
+    path = Path(script).resolve()
+    return ["-m", f"{path.parent.name}.{path.stem}"]
 
 
 def processor() -> str:
