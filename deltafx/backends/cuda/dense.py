@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 operators = torch.ops.deltafx_cuda
 
+KERNELS = {"reduce": 2}  # of operators that are more than one, in both forms: partial results, and their total
+
+
+def kernels_of(recipe: Recipe) -> int:
+    return KERNELS.get(recipe.operator, 1)
+
 
 def whole_operator(recipe: Recipe) -> tuple[Any, tuple]:
     """What computes every pixel of a node that is no product, and what it is called with before its steps."""
@@ -104,6 +110,7 @@ class DenseForm:
         self.finishes = bool(self.steps[1])  # what the product wrote
         self.scratch = Scratch.of(plan, leaf)
         self.apart = False  # a product passes through scratch
+        self.kernels = 1 if recipe.dense is not None else kernels_of(recipe)  # after the product, if there is one
         self.operator, arguments = operators.finish.default, (out,)
         if isinstance(recipe.dense, Convolution):
             if self.value.is_contiguous(memory_format=torch.channels_last):
@@ -159,9 +166,8 @@ class DenseForm:
     @property
     def launches(self) -> int:
         """How many kernels it is, once it is prepared."""
-        before = self.product is not None or self.operator == operators.reduce_all.default
         copies = isinstance(self.product, Convolution) and self.product.wide is not None
-        return copies + before + self.ends_apart
+        return copies + (self.product is not None) + self.ends_apart * self.kernels
 
     def __call__(self) -> None:
         if self.fused is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from deltafx import _cuda
 from deltafx.backends.compiled import decision, strips_of
 from deltafx.backends.cuda.candidates import Candidates, Marks
-from deltafx.backends.cuda.dense import dense_form
+from deltafx.backends.cuda.dense import dense_form, kernels_of
 from deltafx.backends.cuda.tilings import Tilings
 from deltafx.backends.matrix import NoKernel, matrix
 from deltafx.backends.recipe import Flags, Recipe
@@ -79,7 +79,7 @@ class CompiledKernel:
         self.steps = (*self.collect.arguments, *recipe.steps.arguments)
         self.ending = (out, leaf.mask, leaf.tally)
         self.truncation = node.truncation
-        self.launches = (self.collect.collecting is not None) + (2 if recipe.operator == "reduce" else 1)
+        self.launches = (self.collect.collecting is not None) + kernels_of(recipe)
         self.dense = dense_form(recipe, leaf, out, plan)
         self.whole: Whole | None = None
         self.tilings: Tilings | None = None
