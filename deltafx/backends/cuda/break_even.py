@@ -1,7 +1,8 @@
 """From which share of updated pixels on a part of a frame is sooner done densely.
 
 It is a rule and no measurement in place, so that the same frames are run in the same way every time. The figures are
-those of an H100 (`python -m benchmarks.gpu`); on slower devices all are larger, and what counts is how they compare.
+those of an H100, and of launches those of an H200 (`python -m benchmarks.gpu`); on slower devices all are larger, and
+what counts is how they compare.
 """
 
 from __future__ import annotations
