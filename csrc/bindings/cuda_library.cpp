@@ -342,7 +342,7 @@ Pool pool_of(const Tensor& x, bool maximum, const std::optional<Tensor>& row_sha
              const std::optional<Tensor>& column_share, const Window& window, const Tensor& out) {
   TORCH_CHECK_VALUE(maximum || (row_share && column_share), "pool: a mean needs the shares of its taps");
   TORCH_CHECK_VALUE(x.size(1) == out.size(1), "pool: ", x.size(1), " channels in, ", out.size(1), " out");
-  return {matrix(x, "x"), window, maximum,
+  return {matrix(x, "x"), window, maximum ? Pooling::maximum : Pooling::mean,
           data<float>(row_share, at::kFloat, int64_t{window.out_rows} * window.kernel_rows, "row_share"),
           data<float>(column_share, at::kFloat, int64_t{window.out_columns} * window.kernel_columns, "column_share")};
 }

@@ -28,6 +28,7 @@ struct Place {
 __device__ inline int pixels_of(const Enter& e) { return e.streams * e.rows * e.columns; }
 __device__ inline bool exceeds(float change, float threshold) { return !(fabsf(change) <= threshold); }
 
+__device__ inline bool is_raw(const Enter& e) { return e.dtype == Dtype::uint8; }
 __host__ __device__ inline bool asks_neighbours(const Enter& e) { return e.reach > 0 || e.neighbours > 0; }
 
 // Whether a pixel passes or, where its neighbours count, its strength.
@@ -37,54 +38,100 @@ __device__ inline uint8_t judge(const Enter& e, float change, float threshold) {
   return exceeds(change, threshold * e.weak) + strong + exceeds(change, FLT_MAX);
 }
 
-// F is the frame's type, L that of what was propagated last: a uint8 frame is compared with the last raw frame.
-template <class F, class L>
-struct Compared {
-  const F* frame;
-  const L* last;
-
-  __device__ Compared(const Enter& e, int p) {
-    const Place at(e, p);
-    frame = static_cast<const F*>(e.frame) + at.n * e.stride[0] + at.y * e.stride[2] + at.x * e.stride[3];
-    if constexpr (sizeof(F) == 1)
-      last = e.raw + static_cast<int64_t>(p) * e.channels;
-    else
-      last = static_cast<const L*>(e.value.data) + p * e.value.pitch;
+// Of a tensor of any type. Few numbers of a pixel are read, so that the type is asked for each.
+__device__ inline float number_at(const void* data, Dtype dtype, int64_t at) {
+  switch (dtype) {
+    case Dtype::uint8:
+      return static_cast<const uint8_t*>(data)[at];
+    case Dtype::float16:
+      return __half2float(static_cast<const __half*>(data)[at]);
+    case Dtype::bfloat16:
+      return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[at]);
+    default:
+      return static_cast<const float*>(data)[at];
   }
-  __device__ bool passes(const Enter& e) const {
+}
+
+// A number as it is, with every bit of a NaN.
+__device__ inline void copy_number(const void* from, int64_t at, void* to, int64_t place, Dtype dtype) {
+  if (dtype == Dtype::float32)
+    static_cast<uint32_t*>(to)[place] = static_cast<const uint32_t*>(from)[at];
+  else
+    static_cast<uint16_t*>(to)[place] = static_cast<const uint16_t*>(from)[at];
+}
+
+__device__ inline void round_to(void* data, Dtype dtype, int64_t at, float x) {
+  switch (dtype) {
+    case Dtype::float16:
+      static_cast<__half*>(data)[at] = __float2half_rn(x);
+      break;
+    case Dtype::bfloat16:
+      static_cast<__nv_bfloat16*>(data)[at] = __float2bfloat16_rn(x);
+      break;
+    default:
+      static_cast<float*>(data)[at] = x;
+  }
+}
+
+// A pixel of the frame, and what was propagated of it last: a uint8 frame is compared with the last raw frame.
+struct Compared {
+  const Enter& e;
+  int64_t frame, raw, value;  // where its first channel is
+
+  __device__ Compared(const Enter& e, int p) : e(e), raw(int64_t{p} * e.channels), value(p * e.value.pitch) {
+    const Place at(e, p);
+    frame = at.n * e.stride[0] + at.y * e.stride[2] + at.x * e.stride[3];
+  }
+
+  __device__ float now(int c) const { return number_at(e.frame, e.dtype, frame + c * e.stride[1]); }
+  __device__ float old(int c) const {
+    return is_raw(e) ? number(e.raw[raw + c]) : number_at(e.value.data, e.value.dtype, value + c);
+  }
+
+  __device__ bool passes() const {
     bool passed = false;
-    for (int c = 0; c < e.channels; ++c) {
-      const float now = number(frame[c * e.stride[1]]), old = number(last[c]);
-      passed |= e.gated ? exceeds(now - old, e.threshold) : !(now == old);
-    }
+    for (int c = 0; c < e.channels; ++c)
+      passed |= e.gated ? exceeds(now(c) - old(c), e.threshold) : !(now(c) == old(c));
     return passed;
   }
-  __device__ uint8_t judged(const Enter& e) const {  // by its largest change of a channel
+  __device__ uint8_t judged() const {  // by its largest change of a channel
     uint8_t found = 0;
-    for (int c = 0; c < e.channels; ++c)
-      found = max(found, judge(e, number(frame[c * e.stride[1]]) - number(last[c]), e.threshold));
+    for (int c = 0; c < e.channels; ++c) found = max(found, judge(e, now(c) - old(c), e.threshold));
     return found;
   }
-  __device__ float mean(const Enter& e) const {
+  __device__ float mean() const {
     float sum = 0.0f;
-    for (int c = 0; c < e.channels; ++c) sum += number(frame[c * e.stride[1]]) - number(last[c]);
+    for (int c = 0; c < e.channels; ++c) sum += now(c) - old(c);
     return sum / static_cast<float>(e.channels);
+  }
+
+  // It is propagated.
+  __device__ void take() const {
+    for (int c = 0; c < e.channels; ++c) {
+      if (is_raw(e)) {
+        const uint8_t level = static_cast<const uint8_t*>(e.frame)[frame + c * e.stride[1]];
+        const int channel = e.swap ? e.channels - 1 - c : c;
+        e.raw[raw + c] = level;
+        round_to(e.value.data, e.value.dtype, value + channel, e.levels[channel * 256 + level]);
+      } else {
+        copy_number(e.frame, frame + c * e.stride[1], e.value.data, value + c, e.value.dtype);
+      }
+    }
   }
 };
 
 // The change of each pixel: its mean over the channels for a gate with a window, else what the gate makes of it.
-template <class F, class L>
 __global__ void __launch_bounds__(kThreads) change_kernel(const __grid_constant__ Enter e) {
   begin_kernel();
   const int p = blockIdx.x * kThreads + threadIdx.x;
   if (p >= pixels_of(e)) return;
-  const Compared<F, L> pixel(e, p);
+  const Compared pixel(e, p);
   if (e.window > 1)
-    e.mean[p] = pixel.mean(e);
+    e.mean[p] = pixel.mean();
   else if (e.learned != nullptr)
-    e.change[p] = pixel.mean(e);
+    e.change[p] = pixel.mean();
   else
-    e.passed[p] = pixel.judged(e);
+    e.passed[p] = pixel.judged();
 }
 
 // The mean over the window, of which only what lies in the frame counts. Summed anew for every pixel: a running sum
@@ -204,34 +251,20 @@ __device__ inline bool passed_near(const Enter& e, int p) {
 }
 
 // Decides, and takes over the pixels that pass: the raw one, if there is one, and its value.
-template <class F, class V, class L>
 __global__ void __launch_bounds__(kThreads) take_kernel(const __grid_constant__ Enter e, bool compares) {
   begin_kernel();
   const int p = blockIdx.x * kThreads + threadIdx.x;
   bool update = false;
   if (p < pixels_of(e)) {
+    const Compared pixel(e, p);
     if (e.refresh[p / (e.rows * e.columns)])
       update = true;
     else if (e.forced != nullptr)
       update = e.forced[p] != 0;
     else
-      update =
-          (compares ? Compared<F, L>(e, p).passes(e) : passed_near(e, p)) || (e.strip != nullptr && e.strip[p] != 0);
+      update = (compares ? pixel.passes() : passed_near(e, p)) || (e.strip != nullptr && e.strip[p] != 0);
     e.mask[p] = update;
-    if (update) {
-      const Compared<F, L> pixel(e, p);
-      V* value = static_cast<V*>(e.value.data) + p * e.value.pitch;
-      for (int c = 0; c < e.channels; ++c) {
-        const F now = pixel.frame[c * e.stride[1]];
-        if constexpr (sizeof(F) == 1) {
-          const int channel = e.swap ? e.channels - 1 - c : c;
-          e.raw[static_cast<int64_t>(p) * e.channels + c] = now;
-          value[channel] = rounded<V>(e.levels[channel * 256 + now]);
-        } else {
-          value[c] = now;
-        }
-      }
-    }
+    if (update) pixel.take();
   }
   const int updated = __syncthreads_count(update);
   if (threadIdx.x != 0 || updated == 0) return;
@@ -248,8 +281,9 @@ __global__ void begin_tally_kernel(int64_t* tally, int pixels) {
   tally[kUpdated] = 0;
 }
 
-template <class F, class V, class L>
-cudaError_t enter_as(const Enter& e, cudaStream_t stream) {
+}  // namespace
+
+cudaError_t enter(const Enter& e, cudaStream_t stream) {
   const int pixels = e.streams * e.rows * e.columns;
   const int64_t blocks = divide_up(pixels, kThreads);
   cudaError_t error = launch(&begin_tally_kernel, Blocks{1, 1, 0}, stream, e.tally, pixels);
@@ -258,7 +292,7 @@ cudaError_t enter_as(const Enter& e, cudaStream_t stream) {
   };
   const bool compares = !e.gated || (e.window == 1 && e.dilation == 0 && e.learned == nullptr && !asks_neighbours(e));
   if (!compares && e.forced == nullptr) {
-    next(&change_kernel<F, L>);
+    next(&change_kernel);
     if (e.window > 1) next(&window_kernel);
     if (e.learned != nullptr) {
       const int each = static_cast<int>(divide_up(e.rows * e.columns, kThreads * kCountedEach));
@@ -273,17 +307,8 @@ cudaError_t enter_as(const Enter& e, cudaStream_t stream) {
     }
     if (e.dilation > 0) next(&dilate_kernel);
   }
-  next(&take_kernel<F, V, L>, compares);
+  next(&take_kernel, compares);
   return error;
-}
-
-}  // namespace
-
-cudaError_t enter(const Enter& e, cudaStream_t stream) {
-  return with_type(e.value.dtype, [&](auto* type) {
-    using V = std::remove_pointer_t<decltype(type)>;
-    return e.dtype == Dtype::uint8 ? enter_as<uint8_t, V, uint8_t>(e, stream) : enter_as<V, V, V>(e, stream);
-  });
 }
 
 }  // namespace deltafx::cuda

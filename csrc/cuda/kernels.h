@@ -207,10 +207,11 @@ struct Depthwise {
 };
 cudaError_t depthwise(const Depthwise&, const Job&, cudaStream_t);
 
+enum class Pooling : int32_t { maximum, mean, none };
 struct Pool {
   Matrix x;
   Window window;
-  bool maximum;               // else the mean
+  Pooling kind;               // none: pixel p alone
   const float* row_share;     // mean: [out_rows, kernel_rows], the weight of each tap
   const float* column_share;  // mean: [out_columns, kernel_columns]
 };

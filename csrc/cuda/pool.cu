@@ -1,4 +1,4 @@
-// Pooling and interpolation of the listed pixels: the maximum over the window, or
+// Pooling, interpolation and copies of the listed pixels: the maximum over the window, x[p], or
 // out[p][c] = sum over rows i and columns j of row_share[y][i] * column_share[x][j] * x[q(i, j)][c].
 #include "rows.cuh"
 #include "taps.cuh"
@@ -7,13 +7,17 @@
 namespace deltafx::cuda {
 namespace {
 
-// One pack of channels of a pooled pixel: the maximum over its window, or the sum of its taps by their weights.
+// One pack of channels of a pixel: the maximum over its window, the sum of its taps by their weights, or as it is.
 template <class T, int P>
 __device__ void pool_pack(const Pool& pool, int p, int c, int n, float (&total)[P]) {
   const Window& w = pool.window;
   const T* x = static_cast<const T*>(pool.x.data);
+  if (pool.kind == Pooling::none) {
+    load_pack(x + p * pool.x.pitch + c, n, pool.x.packed, total);
+    return;
+  }
   float v[P];
-  if (pool.maximum) {
+  if (pool.kind == Pooling::maximum) {
     map(total, [](float) { return -INFINITY; });
     for_each_tap(w, p, [&](int, int, int q) {
       load_pack(x + q * pool.x.pitch + c, n, pool.x.packed, v);
@@ -38,16 +42,6 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
   constexpr int P = kPack<T>;
   begin_kernel();
   for_each_tile<T>(job, shape, [&](int p, int c, int n, float (&total)[P]) { pool_pack<T>(pool, p, c, n, total); });
-}
-
-template <class T>
-__global__ void __launch_bounds__(kRowThreads, kRowResident)
-    copy_kernel(const __grid_constant__ Matrix from, const __grid_constant__ Job job, RowTile shape) {
-  begin_kernel();
-  const T* x = static_cast<const T*>(from.data);
-  for_each_tile<T>(job, shape, [&](int p, int c, int n, float (&values)[kPack<T>]) {
-    load_pack(x + p * from.pitch + c, n, from.packed, values);
-  });
 }
 
 template <class T>
@@ -76,10 +70,7 @@ cudaError_t pool(const Pool& pool, const Job& job, cudaStream_t stream) {
 }
 
 cudaError_t copy(const Matrix& from, const Job& job, cudaStream_t stream) {
-  const RowTile shape(job.commit.out.channels, job.capacity);
-  return with_type(from.dtype, [&](auto* type) {
-    return launch_rows(&copy_kernel<std::remove_pointer_t<decltype(type)>>, job, shape, stream, from, job, shape);
-  });
+  return pool(Pool{from, {}, Pooling::none, nullptr, nullptr}, job, stream);
 }
 
 cudaError_t pool_all(const Pool& pool, const Commit& commit, int pixels, int plane, cudaStream_t stream) {
