@@ -32,10 +32,10 @@ class FusedConvolution:
     """Only with `has_cudnn`."""
 
     def __init__(
-        self, *, bfloat16: bool, transposed: bool, x: Sequence[int], x_strides: Sequence[int], weight: Sequence[int],
+        self, *, dtype: str, transposed: bool, x: Sequence[int], x_strides: Sequence[int], weight: Sequence[int],
         w_strides: Sequence[int], y: Sequence[int], y_strides: Sequence[int], residual_strides: Sequence[int] | None,
-        bias: bool, padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int],
-        activation: str | None, highest: float,
+        padding: Sequence[int], stride: Sequence[int], dilation: Sequence[int],
+        ending: Sequence[tuple[str, str, float]],
     ) -> None: ...  # fmt: skip
     @property
     def ways(self) -> int: ...

@@ -1,6 +1,7 @@
-// cuDNN's graph of one convolution: y = activation(conv(x, w) + residual + bias). A transposed one is what cuDNN calls a
-// convolution's gradient by its data, of which x is the gradient by the result. PyTorch has operators for it, which
-// allocate what they return; here the result goes to a buffer that exists. Built where PyTorch's cuDNN has its headers.
+// cuDNN's graph of one convolution and what ends it: operations on each of its numbers, one after the other. A
+// transposed one is what cuDNN calls a convolution's gradient by its data, of which x is the gradient by the result.
+// PyTorch has operators for it, which allocate what they return; here the result goes to a buffer that exists. Built
+// where PyTorch's cuDNN has its headers.
 #include "cuda_cudnn.h"
 
 #include <pybind11/stl.h>
@@ -10,12 +11,12 @@
 #include <ATen/cudnn/Handle.h>
 
 #include <array>
-#include <cmath>
 #include <map>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 namespace deltafx {
@@ -75,8 +76,8 @@ class Descriptor {
   std::vector<Descriptor> used_;  // which must outlive this one
 };
 
-// What lies between has numbers from kBetween on.
-enum Id : int64_t { kX = 1, kW, kBias, kResidual, kHighest, kMinus, kY, kBetween };
+// What lies between, and numbers that are given, come from kMore on.
+enum Id : int64_t { kX = 1, kW, kBias, kResidual, kY, kMore };
 
 enum class Place { memory, between, host };  // where a tensor is: on the device, nowhere, or one number that is given
 
@@ -93,11 +94,19 @@ Descriptor tensor(int64_t id, const Four& sizes, const Four& strides, cudnnDataT
       .finalize("a tensor");
 }
 
-// What a convolution may end with, as steps are named.
-const std::map<std::string, cudnnPointwiseMode_t> kActivations{
-    {"relu", CUDNN_POINTWISE_RELU_FWD},       {"silu", CUDNN_POINTWISE_SWISH_FWD},
-    {"sigmoid", CUDNN_POINTWISE_SIGMOID_FWD}, {"tanh", CUDNN_POINTWISE_TANH_FWD},
-    {"gelu", CUDNN_POINTWISE_GELU_FWD},       {"gelu_tanh", CUDNN_POINTWISE_GELU_APPROX_TANH_FWD}};
+// An operation on the result so far: what it is, its other operand, and a number. The operand is none (""), "bias",
+// "residual", the "number" itself, or the "result" of that number: 0 is the convolution's, 1 the first operation's.
+using Step = std::tuple<std::string, std::string, double>;
+
+const std::map<std::string, cudnnPointwiseMode_t> kModes{{"add", CUDNN_POINTWISE_ADD},
+                                                         {"mul", CUDNN_POINTWISE_MUL},
+                                                         {"max", CUDNN_POINTWISE_MAX},
+                                                         {"relu", CUDNN_POINTWISE_RELU_FWD},
+                                                         {"silu", CUDNN_POINTWISE_SWISH_FWD},
+                                                         {"sigmoid", CUDNN_POINTWISE_SIGMOID_FWD},
+                                                         {"tanh", CUDNN_POINTWISE_TANH_FWD},
+                                                         {"gelu", CUDNN_POINTWISE_GELU_FWD},
+                                                         {"gelu_tanh", CUDNN_POINTWISE_GELU_APPROX_TANH_FWD}};
 
 Descriptor pointwise(cudnnPointwiseMode_t mode) {
   Descriptor d(CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
@@ -117,21 +126,23 @@ Descriptor apply(const Descriptor& how, const Descriptor& x, const Descriptor* b
   return d.finalize("a pointwise operation");
 }
 
+const std::map<std::string, cudnnDataType_t> kTypes{
+    {"float16", CUDNN_DATA_HALF}, {"bfloat16", CUDNN_DATA_BFLOAT16}, {"float32", CUDNN_DATA_FLOAT}};
+
 class FusedConvolution {
  public:
   // Sizes and strides in elements, in the order of the dimensions N, C, H, W; the weight is as long in all four.
-  // `activation`: one of kActivations, or none; `highest` is where a relu is cut off above, infinity for nowhere.
-  FusedConvolution(bool bfloat16, bool transposed, const Four& x, const Four& x_strides, const Four& weight,
+  FusedConvolution(const std::string& dtype, bool transposed, const Four& x, const Four& x_strides, const Four& weight,
                    const Four& w_strides, const Four& y, const Four& y_strides,
-                   const std::optional<Four>& residual_strides, bool bias, const Two& padding, const Two& stride,
-                   const Two& dilation, const std::optional<std::string>& activation, double highest)
-      : bias_(bias), residual_(residual_strides), highest_(static_cast<float>(highest)) {
-    const cudnnDataType_t dtype = bfloat16 ? CUDNN_DATA_BFLOAT16 : CUDNN_DATA_HALF;
+                   const std::optional<Four>& residual_strides, const Two& padding, const Two& stride,
+                   const Two& dilation, const std::vector<Step>& ending) {
+    const cudnnDataType_t type = kTypes.at(dtype);
     std::vector<Descriptor> operations;
-    int64_t next = kBetween, left = 1 + bias + residual_ + activation.has_value() + (cut_off() ? 5 : 0);
+    int64_t next = kMore, left = 1 + static_cast<int64_t>(ending.size());
     // What the next operation writes: the result, if it is the last one.
     const auto written = [&] {
-      return --left == 0 ? tensor(kY, y, y_strides, dtype) : tensor(next++, y, y_strides, CUDNN_DATA_FLOAT, Place::between);
+      return --left == 0 ? tensor(kY, y, y_strides, type)
+                         : tensor(next++, y, y_strides, CUDNN_DATA_FLOAT, Place::between);
     };
     Descriptor convolution(CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
     convolution.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, CUDNN_DATA_FLOAT)
@@ -142,44 +153,42 @@ class FusedConvolution {
         .set(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, padding)
         .set(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, padding)
         .finalize("a convolution");
-    Descriptor value = written();
-    const Descriptor from = tensor(kX, x, x_strides, dtype), by = tensor(kW, weight, w_strides, dtype);
+    std::vector<Descriptor> results{written()};
+    const Descriptor from = tensor(kX, x, x_strides, type), by = tensor(kW, weight, w_strides, type);
     Descriptor operation(transposed ? CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR
                                     : CUDNN_BACKEND_OPERATION_CONVOLUTION_FORWARD_DESCRIPTOR);
     if (transposed)
       operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, convolution)
           .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, from)
           .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, by)
-          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, value)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, results[0])
           .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_TYPE_FLOAT, 1.0f)
           .set(CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA, CUDNN_TYPE_FLOAT, 0.0f);
     else
       operation.set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_CONV_DESC, convolution)
           .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, from)
           .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W, by)
-          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, value)
+          .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, results[0])
           .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA, CUDNN_TYPE_FLOAT, 1.0f)
           .set(CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA, CUDNN_TYPE_FLOAT, 0.0f);
     operation.finalize("a convolution's operation");
     operations.push_back(operation);
-    const auto follow = [&](cudnnPointwiseMode_t mode, const Descriptor* other) {
-      const Descriptor result = written();
-      operations.push_back(apply(pointwise(mode), value, other, result));
-      value = result;
+    const auto given = [&](double number) {
+      const auto [at, is_new] = numbers_.try_emplace(number, Number{next, static_cast<float>(number)});
+      next += is_new;
+      return tensor(at->second.id, {1, 1, 1, 1}, {1, 1, 1, 1}, CUDNN_DATA_FLOAT, Place::host);
     };
-    const auto follow_with = [&](cudnnPointwiseMode_t mode, const Descriptor& other) { follow(mode, &other); };
-    if (residual_) follow_with(CUDNN_POINTWISE_ADD, tensor(kResidual, y, *residual_strides, dtype));
-    if (bias_) follow_with(CUDNN_POINTWISE_ADD, tensor(kBias, {1, y[1], 1, 1}, {y[1], 1, y[1], y[1]}, dtype));
-    if (activation) follow(kActivations.at(*activation), nullptr);
-    if (cut_off()) {
-      // highest - relu(highest - y), because cuDNN's minimum is a number where y is none.
-      const auto number = [](Id id) { return tensor(id, {1, 1, 1, 1}, {1, 1, 1, 1}, CUDNN_DATA_FLOAT, Place::host); };
-      const Descriptor highest_of = number(kHighest), minus = number(kMinus);
-      follow_with(CUDNN_POINTWISE_MUL, minus);
-      follow_with(CUDNN_POINTWISE_ADD, highest_of);
-      follow(CUDNN_POINTWISE_RELU_FWD, nullptr);
-      follow_with(CUDNN_POINTWISE_MUL, minus);
-      follow_with(CUDNN_POINTWISE_ADD, highest_of);
+    for (const auto& [mode, operand, number] : ending) {
+      Descriptor other;
+      if (operand == "bias") other = tensor(kBias, {1, y[1], 1, 1}, {y[1], 1, y[1], y[1]}, type);
+      if (operand == "residual") other = tensor(kResidual, y, residual_strides.value(), type);
+      if (operand == "number") other = given(number);
+      if (operand == "result") other = results.at(static_cast<size_t>(number));
+      bias_ |= operand == "bias", residual_ |= operand == "residual";
+      const Descriptor result = written();
+      operations.push_back(
+          apply(pointwise(kModes.at(mode)), results.back(), operand.empty() ? nullptr : &other, result));
+      results.push_back(result);
     }
     propose(operations);
   }
@@ -210,10 +219,7 @@ class FusedConvolution {
     std::vector<void*> places{at(x), at(weight), at(y)};
     if (bias_) ids.push_back(kBias), places.push_back(at(bias));
     if (residual_) ids.push_back(kResidual), places.push_back(at(residual));
-    if (cut_off()) {
-      ids.insert(ids.end(), {kHighest, kMinus});
-      places.insert(places.end(), {&highest_, &minus_});
-    }
+    for (auto& [_, number] : numbers_) ids.push_back(number.id), places.push_back(&number.value);
     Descriptor given(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
     const auto count = static_cast<int64_t>(ids.size());
     given.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, places.data())
@@ -224,8 +230,6 @@ class FusedConvolution {
   }
 
  private:
-  bool cut_off() const { return std::isfinite(highest_); }
-
   static void* at(uintptr_t address) { return reinterpret_cast<void*>(address); }
 
   // What cuDNN's heuristic proposes and gives the same bits every time.
@@ -270,8 +274,13 @@ class FusedConvolution {
     return false;
   }
 
-  bool bias_, residual_;
-  float highest_, minus_ = -1.0f;
+  struct Number {
+    int64_t id;
+    float value;
+  };
+
+  bool bias_ = false, residual_ = false;
+  std::map<double, Number> numbers_;
   Descriptor graph_, plan_;
   std::map<int, Descriptor> plans_;
   std::vector<Descriptor> found_;
@@ -284,14 +293,13 @@ void bind_cudnn(pybind11::module_& m) {
   namespace py = pybind11;
   m.attr("has_cudnn") = true;
   py::class_<FusedConvolution>(m, "FusedConvolution",
-                               "activation(conv(x, weight) + residual + bias), to memory that exists; also transposed.")
-      .def(py::init<bool, bool, const Four&, const Four&, const Four&, const Four&, const Four&, const Four&,
-                    const std::optional<Four>&, bool, const Two&, const Two&, const Two&,
-                    const std::optional<std::string>&, double>(),
-           py::kw_only(), py::arg("bfloat16"), py::arg("transposed"), py::arg("x"), py::arg("x_strides"),
+                               "A convolution, also a transposed one, with what ends it, to memory that exists.")
+      .def(py::init<const std::string&, bool, const Four&, const Four&, const Four&, const Four&, const Four&,
+                    const Four&, const std::optional<Four>&, const Two&, const Two&, const Two&,
+                    const std::vector<Step>&>(),
+           py::kw_only(), py::arg("dtype"), py::arg("transposed"), py::arg("x"), py::arg("x_strides"),
            py::arg("weight"), py::arg("w_strides"), py::arg("y"), py::arg("y_strides"), py::arg("residual_strides"),
-           py::arg("bias"), py::arg("padding"), py::arg("stride"), py::arg("dilation"),
-           py::arg("activation"), py::arg("highest"))
+           py::arg("padding"), py::arg("stride"), py::arg("dilation"), py::arg("ending"))
       .def_property_readonly("ways", &FusedConvolution::ways,
                              "How many cuDNN proposes, the best that it expects first.")
       .def("take", &FusedConvolution::take, py::arg("way"),

@@ -35,13 +35,11 @@ __device__ __noinline__ void apply_code(Code code, float a, float b, const float
 #pragma unroll
   for (int i = 0; i < P; ++i) x[i] = pack[i], y[i] = operand[i];
   switch (code) {
-    case Code::leaky_relu: map(x, [=](float v) { return v > 0.0f ? v : a * v; }); break;
     case Code::elu: map(x, [=](float v) { return v > 0.0f ? v * b : a * expm1f(v); }); break;
     case Code::gelu: map(x, [](float v) { return 0.5f * v * (1.0f + erff(v * 0.70710678f)); }); break;
     case Code::gelu_tanh:
       map(x, [](float v) { return 0.5f * v * (1.0f + tanhf(0.79788456f * (v + 0.044715f * v * v * v))); }); break;
     case Code::mish: map(x, [](float v) { return v * tanhf(v > 20.0f ? v : log1pf(expf(v))); }); break;
-    case Code::sigmoid: map(x, [](float v) { return sigmoid(v); }); break;
     case Code::tanh: map(x, [](float v) { return tanhf(v); }); break;
     case Code::hardsigmoid: map(x, [](float v) { return clamp(v + 3.0f, 0.0f, 6.0f) / 6.0f; }); break;
     case Code::hardswish: map(x, [](float v) { return v * clamp(v + 3.0f, 0.0f, 6.0f) / 6.0f; }); break;
@@ -102,6 +100,10 @@ __device__ inline void apply_step(const Step& step, const int (&p)[R], const int
       map_with(x[r], y, [](float s, float w) { return s * w; });
     } else if (code == Code::silu) {
       map(x[r], [](float s) { return s * sigmoid(s); });
+    } else if (code == Code::sigmoid) {
+      map(x[r], [](float s) { return sigmoid(s); });
+    } else if (code == Code::leaky_relu) {
+      map(x[r], [=](float s) { return s > 0.0f ? s : a * s; });
     } else {
       float t[P], u[P];
       map_with(t, x[r], [](float, float s) { return s; });

@@ -21,7 +21,7 @@ cudnn_convolution = torch.ops.aten.cudnn_convolution.out
 cudnn_convolution_transpose = torch.ops.aten.cudnn_convolution_transpose.out  # takes memory, and copies
 
 LEAST_CHANNELS = 3  # with fewer, strides do not tell in which order the dimensions of a tensor lie
-FUSED = (torch.float16, torch.bfloat16)  # dtypes of convolutions that cuDNN ends by itself
+HALVES = (torch.float16, torch.bfloat16)
 ALIGNMENT = 16  # bytes, of what it reads and writes
 NARROW, MANY_TAPS = 4, 25  # pixels of so many 16-bit channels are 8 bytes; windows for which cuDNN is faster with these
 # Ways to compute a convolution that are tried with `torch.backends.cudnn.benchmark`; none is begun after so many
@@ -51,13 +51,20 @@ class Convolution:
     @property
     def is_stem(self) -> bool:
         """Whether pixels of few channels lie further apart than cuDNN wants them for a large window."""
-        fits = self.channels <= NARROW < self.x.shape[1] and self.x.dtype in FUSED
+        fits = self.channels <= NARROW < self.x.shape[1] and self.x.dtype in HALVES
         return fits and not self.is_transposed and self.weight[0, 0].numel() >= MANY_TAPS
 
     def narrowed(self, x: Tensor) -> Convolution:
         """The same on a copy of the input, `[N, 4, H, W]`, whose pixels lie side by side."""
         weight = self.weight[:, :NARROW].contiguous(memory_format=torch.channels_last)
         return replace(self, x=x, weight=weight, wide=self.x[:, :NARROW])
+
+    def widened(self, channels: int) -> Convolution:
+        """The same with so many output channels, those that are added being 0."""
+        dim = 1 if self.is_transposed else 0
+        more = [0, 0] * (self.weight.dim() - 1 - dim) + [0, channels - self.weight.shape[dim]]
+        weight = torch.nn.functional.pad(self.weight, more)
+        return replace(self, weight=weight.contiguous(memory_format=torch.channels_last))
 
     @property
     def is_transposed(self) -> bool:
@@ -72,7 +79,7 @@ class Convolution:
         if type(op) not in (Conv, ConvTranspose) or op.rank != 2 or x.shape[1] < LEAST_CHANNELS:
             return None
         is_transposed = isinstance(op, ConvTranspose)
-        if is_transposed and (op.groups != 1 or x.dtype not in FUSED or not _cuda.has_cudnn):
+        if is_transposed and (op.groups != 1 or not ends_itself(x.dtype, allow_tf32)):
             return None  # only what cuDNN ends by itself is written in place
         if not is_transposed and (op.padding_mode != "constant" or any(a != b for a, b in op.padding)):
             return None
@@ -102,16 +109,16 @@ class Convolution:
     def fused(self, ending: Ending, into: Tensor, known: dict[str, Engine]) -> FusedConvolution | None:
         """What writes the whole result with its ending; None where cuDNN has none. Those of one form are one."""
         tensors = [self.x, self.weight, into, *([ending.residual] if ending.residual is not None else [])]
-        if not _cuda.has_cudnn or self.groups != 1 or self.x.dtype not in FUSED or not all(map(is_aligned, tensors)):
+        ends = self.groups == 1 and ends_itself(self.x.dtype, self.allow_tf32)
+        if not ends or not all(map(is_aligned, tensors)):
             return None
         form = {
-            "bfloat16": self.x.dtype == torch.bfloat16, "transposed": self.is_transposed,
+            "dtype": str(self.x.dtype).removeprefix("torch."), "transposed": self.is_transposed,
             "x": list(self.x.shape), "x_strides": list(self.x.stride()),
             "weight": list(self.weight.shape), "w_strides": strides_of(self.weight),
-            "y": list(into.shape), "y_strides": strides_of(into),
+            "y": list(into.shape), "y_strides": list(into.stride()),
             "residual_strides": None if ending.residual is None else list(ending.residual.stride()),
-            "bias": ending.bias is not None, "padding": self.padding, "stride": self.stride, "dilation": self.dilation,
-            "activation": ending.activation, "highest": ending.highest,
+            "padding": self.padding, "stride": self.stride, "dilation": self.dilation, "ending": ending.operations,
         }  # fmt: skip
         if str(form) not in known:
             known[str(form)] = Engine(form)
@@ -194,6 +201,11 @@ def milliseconds(call: Callable[[], None]) -> float:
         end.record()
     torch.cuda.current_stream().synchronize()
     return min(begin.elapsed_time(end) for begin, end in events) / CALLS
+
+
+def ends_itself(dtype: torch.dtype, allow_tf32: bool) -> bool:
+    """Whether cuDNN applies what follows a convolution of this dtype: it does so on tensor cores."""
+    return _cuda.has_cudnn and (dtype in HALVES or (dtype == torch.float32 and allow_tf32))
 
 
 def pixels_of(x: Tensor) -> Tensor:

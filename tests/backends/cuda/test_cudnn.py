@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,19 +18,20 @@ from deltafx.ops import Conv, ConvTranspose
 pytest.importorskip("deltafx._cuda")
 from deltafx.backends.cuda import cudnn
 from deltafx.backends.cuda.cudnn import Convolution
+from deltafx.backends.cuda.ending import Operation, activated
 
 
-def described(module: nn.Module, x: Tensor, filled_up: int) -> Convolution | None:
+def described(module: nn.Module, x: Tensor, filled_up: int, allow_tf32: bool = True) -> Convolution | None:
     """A transposed convolution of `x`, the channels of whose buffer are filled up with zeros to so many."""
     product: Any = SimpleNamespace(whole=ConvTranspose.from_module(module), x=SimpleNamespace(value=x))
     pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
-    return Convolution.of(product, F.pad(pixels, (0, filled_up - x.shape[1])), True)
+    return Convolution.of(product, F.pad(pixels, (0, filled_up - x.shape[1])), allow_tf32)
 
 
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that the CPU can compute it."""
-    monkeypatch.setattr(cudnn, "FUSED", (torch.float32,))
+    monkeypatch.setattr(cudnn, "HALVES", (torch.float32,))
     monkeypatch.setattr(cudnn._cuda, "has_cudnn", True)
 
 
@@ -96,5 +100,44 @@ def test_what_cudnn_does_not_end_by_itself_is_left_to_the_sparse_kernel(monkeypa
     x = torch.randn(1, 6, 4, 4)
     assert described(nn.ConvTranspose2d(6, 6, 2, groups=2), x, 6) is None
     assert described(nn.ConvTranspose2d(6, 6, 2), x, 6) is not None
-    monkeypatch.setattr(cudnn, "FUSED", (torch.float16,))
-    assert described(nn.ConvTranspose2d(6, 6, 2), x, 6) is None
+    monkeypatch.setattr(cudnn, "HALVES", (torch.float16,))
+    assert described(nn.ConvTranspose2d(6, 6, 2), x, 6) is not None
+    assert described(nn.ConvTranspose2d(6, 6, 2), x, 6, allow_tf32=False) is None
+
+
+def applied(operations: Sequence[Operation], x: Tensor) -> Tensor:
+    """As cuDNN is told to."""
+    results = [x]
+    for mode, operand, number in operations:
+        other = results[int(number)] if operand == "result" else number
+        how: dict[str, Callable[[Tensor], Tensor]] = {
+            "add": lambda v, w=other: v + w, "mul": lambda v, w=other: v * w, "relu": torch.relu,
+            "max": lambda v, w=other: torch.fmax(v, w),  # of NaN and a number, cuDNN's is the number
+        }  # fmt: skip
+        results.append(how[mode](results[-1]))
+    return results[-1]
+
+
+@pytest.mark.parametrize(
+    ("step", "want"),
+    [
+        (("relu", 0, 0), F.relu), (("clamp", 0, 6), F.relu6), (("clamp", 0, math.inf), F.relu),
+        (("leaky_relu", 0.1, 0), partial(F.leaky_relu, negative_slope=0.1)),
+        (("hardsigmoid", 0, 0), F.hardsigmoid), (("hardswish", 0, 0), F.hardswish),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_activations_are_made_of_what_cudnn_has(step: Any, want: Callable[[Tensor], Tensor]) -> None:
+    x = torch.tensor([-math.inf, -1e4, -7.0, -2.5, -1e-3, 0.0, 1e-4, 0.3, 2.9, 5.99, 6.0, 7.0, 1e4, math.inf, math.nan])
+    before: list[Operation] = [("add", "number", 1.0), ("mul", "number", 2.0)]
+    operations = activated(*step, before=len(before))
+    assert operations is not None
+    torch.testing.assert_close(
+        applied([*before, *operations], x), want((x + 1) * 2), equal_nan=True, rtol=1e-6, atol=1e-6
+    )
+
+
+def test_other_steps_are_not() -> None:
+    assert activated("clamp", -1.0, 1.0, before=0) is None
+    assert activated("leaky_relu", 1.5, 0.0, before=0) is None
+    assert activated("mish", 0.0, 0.0, before=0) is None
