@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from deltafx.ops.conv import CONVOLUTION, Conv
 from tools import sanitize_cuda
 from tools.sanitize_cuda import END, judge, said_by
 
@@ -81,3 +83,18 @@ def test_every_tool_runs_every_part(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert len({x["last"].split("--port ")[1].split()[0] for x in found[:2]}) == 2
     assert "--kernel-name" in found[0]["last"]
     assert capsys.readouterr().out.count("did not end") == 2
+
+
+def test_dense_convolutions_are_the_cpus() -> None:
+    pytest.importorskip("deltafx._cuda")
+    torch.manual_seed(0)
+    module = torch.nn.Conv2d(6, 8, 3, padding=1, groups=2).half()
+    x = torch.randn(1, 6, 7, 5).half()
+    want = module(x)
+    before = dict(CONVOLUTION)
+    with sanitize_cuda.without_libraries():
+        got = Conv.from_module(module)(x)
+        assert before != CONVOLUTION
+    assert got.dtype == torch.float16
+    torch.testing.assert_close(got, want, rtol=2e-3, atol=2e-3)
+    assert before == CONVOLUTION
