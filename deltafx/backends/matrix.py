@@ -43,6 +43,14 @@ def matrix_of(leaf: Leaf) -> Tensor:
     return matrix(leaf.value, leaf.pixel)
 
 
+def filled_up(leaf: Leaf) -> Tensor:
+    """The pixels of a feature map, `[pixels, channels]`, with the zeros that its buffer was filled up with."""
+    x, (_, sizes) = matrix_of(leaf), leaf.layout()
+    whole = leaf.own and len(leaf.pixel) == len(leaf.shape) and sizes[-1] > x.shape[1]
+    apart = x.shape[0] == 1 or x.stride(0) == sizes[-1]  # the stride of one pixel says nothing
+    return x.as_strided((x.shape[0], sizes[-1]), (sizes[-1], 1)) if whole and apart else x
+
+
 def split_dims(tensor: Tensor, pixel: Sequence[int]) -> tuple[list[int], list[int]]:
     """The dimensions that tell pixels apart, and those that are channels."""
     spatial = [d for d, size in enumerate(pixel) if size != 1 or tensor.shape[d] == 1]

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor
 
 from deltafx.backends.cuda import dense
-from deltafx.backends.matrix import NoKernel, matrix_of
+from deltafx.backends.matrix import NoKernel, filled_up, matrix_of
 from deltafx.backends.recipe import Product, Recipe
-from deltafx.state import Leaf
 
 STEP_BYTES, PIECE_BYTES = 128, 16  # of depth that the kernel takes at once, and that a thread loads
 ROWS = 64  # output channels that lie together
@@ -36,14 +35,6 @@ def multiply(p: Product) -> Recipe:
     exact = p.x.dtype == torch.float32 and not tf32
     arguments = (x, pack(weight, p.x.dtype), groups, *p.window.arguments, exact)
     return Recipe("convolve", arguments, [p.source], p.window, steps, whole)
-
-
-def filled_up(leaf: Leaf) -> Tensor:
-    """The pixels of a feature map, `[pixels, channels]`, with the zeros that its buffer was filled up with."""
-    x, (_, sizes) = matrix_of(leaf), leaf.layout()
-    whole = leaf.own and len(leaf.pixel) == len(leaf.shape) and sizes[-1] > x.shape[1]
-    apart = x.shape[0] == 1 or x.stride(0) == sizes[-1]  # the stride of one pixel says nothing
-    return x.as_strided((x.shape[0], sizes[-1]), (sizes[-1], 1)) if whole and apart else x
 
 
 def rounds_to_tf32(kind: str) -> bool:

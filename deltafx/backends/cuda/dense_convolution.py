@@ -1,0 +1,127 @@
+"""The dense form of a convolution: cuDNN computes it and, where it can, ends it too."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from deltafx.backends.cuda.cudnn import NARROW, Convolution, Engine, FusedConvolution
+from deltafx.backends.cuda.ending import PLAIN, ending_of
+from deltafx.backends.matrix import filled_up, matrix
+from deltafx.backends.steps import Steps
+from deltafx.state import Leaf
+
+if TYPE_CHECKING:
+    from deltafx.plan import Plan
+
+operators = torch.ops.deltafx_cuda
+
+
+class Scratch:
+    """What nodes of a lane need beside their buffers while they run; as much as the largest needs."""
+
+    def __init__(self, engines: dict[str, Engine]) -> None:
+        self.bytes = 0
+        self.buffer: Tensor | None = None
+        self.workspace: Tensor | None = None
+        self.engines = engines  # of the whole plan
+
+    @classmethod
+    def of(cls, plan: Plan, leaf: Leaf) -> Scratch:
+        engines = plan.scratch.setdefault("engines", {})
+        return plan.scratch.setdefault(("dense", leaf.lane), cls(engines))
+
+    def ask(self, channels: int, like: Tensor) -> None:
+        """For a tensor of so many channels, else of the form of another, `[N, C, H, W]`."""
+        self.bytes = max(self.bytes, like[:, :1].numel() * channels * like.dtype.itemsize)
+
+    def take(self, channels: int, like: Tensor) -> Tensor:
+        """What was asked for, whose pixels lie side by side, once all nodes have asked."""
+        if self.buffer is None:
+            self.buffer = torch.empty(self.bytes, dtype=torch.uint8, device=like.device)
+        n, _, h, w = like.shape
+        part = self.buffer[: n * h * w * channels * like.dtype.itemsize]
+        return part.view(like.dtype).view(n, h, w, channels).permute(0, 3, 1, 2)
+
+    def reserve(self, workspace: Tensor) -> None:
+        """Before anything that uses it is captured."""
+        if self.workspace is None or len(self.workspace) < len(workspace):
+            self.workspace = workspace
+
+
+class DenseConvolution:
+    """Of one node of one plan.
+
+    Channels that its buffer is filled up with are computed too, from zeros: odd numbers of channels are slow, and none
+    of our kernels reads what was filled up but to multiply by 0. Where cuDNN does not end it, another kernel does; it
+    passes through scratch then, if its pixels do not lie side by side because it is a part of a concatenation.
+    """
+
+    def __init__(self, convolution: Convolution, steps: Steps, leaf: Leaf, out: Tensor, plan: Plan):
+        streams, channels, rows, columns = leaf.shape
+        ending, whole = ending_of(steps, leaf), filled_up(leaf)
+        if ending is not None and ending.residual is None and whole.shape[1] > channels and convolution.groups == 1:
+            convolution, ending = convolution.widened(whole.shape[1]), ending.widened(whole.shape[1])
+        else:
+            whole = out
+        self.convolution, self.pixel, self.out = convolution, leaf.pixel, out
+        self.value = whole.unflatten(0, (streams, rows, columns)).permute(0, 3, 1, 2)
+        self.target, self.result = self.value, out  # of the convolution alone
+        self.steps = (*steps.arguments, streams)
+        self.endings = [] if ending is None else [ending]  # that cuDNN may have for it, the best first
+        self.endings += [PLAIN] if convolution.is_transposed else []
+        self.fused: FusedConvolution | None = None
+        self.finishes = bool(steps.codes)
+        self.scratch = Scratch.of(plan, leaf)
+        self.apart = not self.value.is_contiguous(memory_format=torch.channels_last)
+        if self.apart:
+            self.scratch.ask(channels, like=self.value)
+        if convolution.is_stem:
+            self.scratch.ask(NARROW, like=convolution.x)
+
+    def prepare(self) -> None:
+        if self.convolution.is_stem:
+            self.convolution = self.convolution.narrowed(self.scratch.take(NARROW, like=self.convolution.x))
+        value = torch.empty_strided(self.value.shape, self.value.stride(), dtype=self.out.dtype, device=self.out.device)
+        target = torch.empty_like(value, memory_format=torch.channels_last) if self.apart else value
+
+        def unfused() -> None:
+            self.convolution(target)
+            operators.finish.default(self.matrix(target), *self.steps, self.matrix(value))
+
+        self.fuse(value, unfused)
+        if self.fused is not None:
+            return
+        self.convolution(target)
+        if self.apart:
+            self.target = self.scratch.take(target.shape[1], like=target)
+            self.result, self.finishes = self.matrix(self.target), True
+
+    def matrix(self, value: Tensor) -> Tensor:
+        """Without what is filled up."""
+        return matrix(value[:, : self.out.shape[1]], self.pixel)
+
+    def fuse(self, value: Tensor, unfused: Callable[[], None]) -> None:
+        """With the first ending for which cuDNN has a way that beats `unfused`; `value` is written to."""
+        for ending in self.endings:
+            fused = self.convolution.fused(ending, self.value, self.scratch.engines)
+            if fused is not None and fused.settle(value, unfused):
+                self.fused, self.finishes = fused, self.finishes and ending is PLAIN
+                self.scratch.reserve(fused.workspace(value.device))
+                return
+
+    @property
+    def launches(self) -> int:
+        return (self.convolution.wide is not None) + 1 + self.finishes
+
+    def __call__(self) -> None:
+        if self.fused is not None:
+            assert self.scratch.workspace is not None
+            self.fused(self.value, self.scratch.workspace)
+        else:
+            self.convolution(self.target)
+        if self.finishes:
+            operators.finish.default(self.result, *self.steps, self.out)
