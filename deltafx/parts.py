@@ -45,6 +45,8 @@ TRANSIENT = (
     "macs",
     "streams",
     "ran",
+    "called",
+    "taken",
     "times",
     "context",
     "checked",
@@ -77,12 +79,12 @@ class Part:
 
     def __init__(self, owner: DeltaParts, path: str, module: nn.Module):
         self.owner, self.path, self.module = owner, path, module
-        self.own = vars(module).get("forward")  # what stands before that of the class, if anything
+        self.attributes = vars(module)
+        self.own = self.attributes.get("forward")  # what stands before that of the class, if anything
         self.forward = module.forward
         self.graphs: dict[CallForm, DeltaGraphModule] = {}  # the most recently used last
         self.refused: dict[CallForm, str] = {}
         self.variants: Counter[tuple] = Counter()  # of forms, by the sizes of their tensors
-        self.calls: Counter[CallForm] = Counter()  # in this frame
         self.reason: str | None = None  # why the last call was not one of a graph
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -92,7 +94,7 @@ class Part:
             form, tensors = CallForm.of(args, kwargs)
             self.check(tensors)
             graph = self.graph_for(form, tensors)
-            result = self.owner.run(self, graph, self.calls[form], tensors)
+            result = self.owner.run(self, graph, form, tensors)
         except NoDeltaForm as reason:  # seen only in a frame; whatever state it left is given up
             self.graphs.pop(form, None)
             self.reason = self.refused[form] = str(reason)
@@ -100,24 +102,15 @@ class Part:
         except NoGraph as reason:
             self.reason = str(reason)
             return self.eagerly(args, kwargs)
-        self.calls[form] += 1
         self.reason = None
         return result
 
     def eagerly(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         times = self.owner.times
-        if times is None:
-            return self.forward(*args, **kwargs)
-        return times.run(self.path, self.module, self.forward, args, kwargs)
-
-    def take_over(self) -> None:
-        vars(self.module)["forward"] = self
-
-    def let_go(self) -> None:
-        """The module is itself again."""
-        del vars(self.module)["forward"]
-        if self.own is not None:
-            vars(self.module)["forward"] = self.own
+        with self.owner.intercepted_below(self):
+            if times is None:
+                return self.forward(*args, **kwargs)
+            return times.run(self.path, self.module, self.forward, args, kwargs)
 
     @functools.cached_property
     def barred(self) -> str | None:
@@ -152,6 +145,20 @@ class Part:
         while len(self.graphs) > KEPT_FORMS:
             del self.graphs[next(iter(self.graphs))]
         return self.graphs[form]
+
+
+def take_over(parts: list[Part]) -> None:
+    for part in parts:
+        part.attributes["forward"] = part
+
+
+def let_go(parts: list[Part]) -> None:
+    """The modules are themselves again."""
+    for part in parts:
+        if part.own is None:
+            del part.attributes["forward"]
+        else:
+            part.attributes["forward"] = part.own
 
 
 class Ran(NamedTuple):
@@ -207,6 +214,8 @@ class DeltaParts(nn.Module):
         self.macs: DenseMacs | None = None  # of a dense frame like the last one
         self.streams: int | None = None
         self.ran: list[Ran] = []  # in the last frame
+        self.called: Counter[tuple[str, CallForm]] = Counter()  # in the last frame
+        self.taken: list[Part] = []  # whose modules' calls are theirs
         self.times = EagerTimes() if self.settings.options.profile else None
         self.context = Context(self.settings)
         self.checked = False
@@ -231,7 +240,7 @@ class DeltaParts(nn.Module):
             if self.settings.preprocess is not None:
                 args = self.settings.preprocess.arguments(args, self.dtype)
             self.begin(args, kwargs)
-            with self.intercepted():
+            with self.intercepted([self.watched[""]]):
                 result = self.model(*args, **kwargs)
             self.end()
             return result
@@ -249,9 +258,9 @@ class DeltaParts(nn.Module):
         sizes = tuple(tensor.shape for tensor in tensors)
         if sizes not in self.counts:
             self.counts[sizes] = DenseMacs.of(self.model, args, kwargs)
-        self.macs, self.streams, self.ran = self.counts[sizes], streams, []
-        for part in self.watched.values():
-            part.calls.clear()
+        self.macs, self.streams = self.counts[sizes], streams
+        self.ran.clear()
+        self.called.clear()
         if self.times is not None:
             self.times.begin()
 
@@ -269,32 +278,38 @@ class DeltaParts(nn.Module):
         self.checked = True
 
     @contextlib.contextmanager
-    def intercepted(self) -> Iterator[None]:
-        """Meanwhile every call of a module of the model is one of its Part."""
+    def intercepted(self, parts: list[Part]) -> Iterator[None]:
+        """Meanwhile every call of their modules is one of these parts."""
+        before = len(self.taken)
+        self.taken += parts
         try:
-            for part in self.watched.values():
-                part.take_over()
+            take_over(parts)
             yield
         finally:
-            for part in self.watched.values():
-                part.let_go()
+            let_go(parts)
+            del self.taken[before:]
+
+    def intercepted_below(self, part: Part) -> contextlib.AbstractContextManager[None]:
+        """All but the model itself, which is called first and most often is one graph."""
+        if part.path:
+            return contextlib.nullcontext()
+        return self.intercepted([each for each in self.watched.values() if each is not part])
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:
         """Within a frame: meanwhile the modules are themselves."""
-        for part in self.watched.values():
-            part.let_go()
+        let_go(self.taken)
         try:
             yield
         finally:
-            for part in self.watched.values():
-                part.take_over()
+            take_over(self.taken)
 
-    def run(self, part: Part, graph: DeltaGraphModule, number: int, tensors: list[Tensor]) -> Any:
-        """Call number `number` of a graph in this frame; each has a state of its own."""
-        runtime = graph.runtime
+    def run(self, part: Part, graph: DeltaGraphModule, form: CallForm, tensors: list[Tensor]) -> Any:
+        """One call of a graph; each in a frame has a state of its own."""
+        runtime, number = graph.runtime, self.called[part.path, form]
         runtime.call, runtime.calls = number, max(runtime.calls, number + 1)
         result = graph(*tensors)
+        self.called[part.path, form] += 1
         self.ran.append(Ran(part.path, graph, number))
         return result
 
