@@ -10,6 +10,7 @@
 
 #include <ATen/cudnn/Handle.h>
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <memory>
@@ -126,6 +127,30 @@ Descriptor apply(const Descriptor& how, const Descriptor& x, const Descriptor* b
   return d.finalize("a pointwise operation");
 }
 
+// Whether cuDNN notes this of the engine that a configuration is for.
+template <class Note>
+bool is_noted(Note note, const Descriptor& config, cudnnBackendAttributeName_t name, cudnnBackendAttributeType_t type) {
+  const Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+  cudnnBackendDescriptor_t raw = engine.get();
+  int64_t count = 0;
+  check(cudnnBackendGetAttribute(config.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
+                                 &raw),
+        "an engine");
+  std::array<Note, 64> notes{};
+  check(cudnnBackendGetAttribute(raw, name, type, notes.size(), &count, notes.data()), "notes");
+  return std::find(notes.begin(), notes.begin() + count, note) != notes.begin() + count;
+}
+
+bool is_compiled(const Descriptor& config) {
+  return is_noted(CUDNN_BEHAVIOR_NOTE_RUNTIME_COMPILATION, config, CUDNN_ATTR_ENGINE_BEHAVIOR_NOTE,
+                  CUDNN_TYPE_BEHAVIOR_NOTE);
+}
+
+bool varies(const Descriptor& config) {
+  return is_noted(CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC, config, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE,
+                  CUDNN_TYPE_NUMERICAL_NOTE);
+}
+
 const std::map<std::string, cudnnDataType_t> kTypes{
     {"float16", CUDNN_DATA_HALF}, {"bfloat16", CUDNN_DATA_BFLOAT16}, {"float32", CUDNN_DATA_FLOAT}};
 
@@ -193,8 +218,13 @@ class FusedConvolution {
     propose(operations);
   }
 
-  // How many ways to compute it cuDNN knows, the best that it expects first; and taking one of them, if it works.
-  int ways() const { return static_cast<int>(found_.size()); }
+  // The ways to compute it that cuDNN knows, the best that it expects first: of each, whether it is compiled when it is
+  // taken. And taking one of them, if it works.
+  std::vector<bool> ways() const {
+    std::vector<bool> compiles;
+    for (const Descriptor& config : found_) compiles.push_back(is_compiled(config));
+    return compiles;
+  }
   bool take(int way) {
     // Kept, because a kernel that cuDNN compiles for it takes half a second, and is not compiled a second time.
     if (plans_.count(way) == 0) {
@@ -243,7 +273,7 @@ class FusedConvolution {
     heuristic.set(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, graph_)
         .set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, CUDNN_HEUR_MODE_A)
         .finalize("a heuristic");
-    constexpr int kMost = 16;
+    constexpr int kMost = 64;
     std::vector<Descriptor> proposed;
     std::vector<cudnnBackendDescriptor_t> raw;
     for (int k = 0; k < kMost; ++k) {
@@ -256,22 +286,6 @@ class FusedConvolution {
           "engines");
     for (int64_t k = 0; k < count && k < kMost; ++k)
       if (!varies(proposed[k])) found_.push_back(proposed[k]);
-  }
-
-  static bool varies(const Descriptor& config) {
-    const Descriptor engine(CUDNN_BACKEND_ENGINE_DESCRIPTOR);
-    cudnnBackendDescriptor_t raw = engine.get();
-    int64_t count = 0;
-    check(cudnnBackendGetAttribute(config.get(), CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count,
-                                   &raw),
-          "an engine");
-    std::array<cudnnBackendNumericalNote_t, CUDNN_NUMERICAL_NOTE_TYPE_COUNT> notes{};
-    check(cudnnBackendGetAttribute(raw, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, notes.size(),
-                                   &count, notes.data()),
-          "notes");
-    for (int64_t k = 0; k < count; ++k)
-      if (notes[k] == CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) return true;
-    return false;
   }
 
   struct Number {
@@ -301,8 +315,8 @@ void bind_cudnn(pybind11::module_& m) {
            py::arg("weight"), py::arg("w_strides"), py::arg("y"), py::arg("y_strides"), py::arg("residual_strides"),
            py::arg("padding"), py::arg("stride"), py::arg("dilation"), py::arg("ending"))
       .def_property_readonly("ways", &FusedConvolution::ways,
-                             "How many cuDNN proposes, the best that it expects first.")
-      .def("take", &FusedConvolution::take, py::arg("way"),
+                             "Those that cuDNN proposes, the best that it expects first: whether it compiles each.")
+      .def("take", &FusedConvolution::take, py::arg("way"), py::call_guard<py::gil_scoped_release>(),
            "Compute in this way from now on; False if it does not work.")
       .def_property_readonly("workspace", &FusedConvolution::workspace, "Bytes of scratch.")
       .def("run", &FusedConvolution::run, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"),

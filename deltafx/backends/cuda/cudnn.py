@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +11,7 @@ from torch import Tensor
 
 from deltafx import _cuda
 from deltafx.backends.cuda.ending import Ending
+from deltafx.backends.cuda.engines import Engine
 from deltafx.backends.recipe import Product
 from deltafx.ops import Conv, ConvTranspose
 
@@ -24,10 +22,6 @@ LEAST_CHANNELS = 3  # with fewer, strides do not tell in which order the dimensi
 HALVES = (torch.float16, torch.bfloat16)
 ALIGNMENT = 16  # bytes, of what it reads and writes
 NARROW, MANY_TAPS = 4, 25  # pixels of so many 16-bit channels are 8 bytes; windows for which cuDNN is faster with these
-# Ways to compute a convolution that are tried with `torch.backends.cudnn.benchmark`; none is begun after so many
-# seconds, because some are compiled first.
-TRIED, PATIENCE = 5, 0.5
-TIMED, CALLS = 3, 5  # graphs of each, and the calls in one
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,36 +117,7 @@ class Convolution:
         if str(form) not in known:
             known[str(form)] = Engine(form)
         engine = known[str(form)]
-        return None if engine.compiled is None else FusedConvolution(self, ending, engine)
-
-
-class Engine:
-    """How cuDNN computes fused convolutions of one form; `works` is settled when the first of them is prepared."""
-
-    def __init__(self, form: dict[str, Any]):
-        self.compiled: Any = None
-        self.works: bool | None = None
-        with contextlib.suppress(RuntimeError):  # cuDNN's heuristic has nothing for it
-            self.compiled = _cuda.FusedConvolution(**form)
-
-    def settle(self, run: Callable[[], None], otherwise: Callable[[], None]) -> bool:
-        """Take one of its ways to compute it: the first that works or, if ways are tried, the fastest.
-
-        False if none works, or none beats `otherwise`.
-        """
-        if self.works is None:
-            tries, begin = torch.backends.cudnn.benchmark, time.perf_counter()
-            ways = (way for way in range(self.compiled.ways) if self.compiled.take(way) and runs(run))
-            times: dict[int, float] = {}
-            for way in itertools.islice(ways, TRIED if tries else 1):
-                times[way] = milliseconds(run) if tries else 0.0
-                if time.perf_counter() - begin > PATIENCE:
-                    break
-            best = min(times, key=times.__getitem__, default=None)
-            self.works = best is not None and not (tries and milliseconds(otherwise) < times[best])
-            if best is not None:
-                self.compiled.take(best)
-        return self.works
+        return FusedConvolution(self, ending, engine) if engine.forms else None
 
 
 class FusedConvolution:
@@ -173,34 +138,10 @@ class FusedConvolution:
         return self.engine.settle(lambda: self(into, self.workspace(into.device)), otherwise)
 
     def workspace(self, device: torch.device) -> Tensor:
-        return torch.empty(max(1, self.engine.compiled.workspace), dtype=torch.uint8, device=device)
+        return torch.empty(max(1, self.engine.chosen.workspace), dtype=torch.uint8, device=device)
 
     def __call__(self, into: Tensor, workspace: Tensor) -> None:
-        self.engine.compiled.run(**self.addresses, y=into.data_ptr(), workspace=workspace.data_ptr())
-
-
-def runs(call: Callable[[], None]) -> bool:
-    """Whether cuDNN computes what it said that it could."""
-    with contextlib.suppress(RuntimeError):
-        call()
-        return True
-    return False
-
-
-def milliseconds(call: Callable[[], None]) -> float:
-    """Of one call among others in a CUDA graph, as it will be run: what the host takes does not count."""
-    call()  # libraries load and choose what they need
-    graph = torch.cuda.CUDAGraph()
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(TIMED)]
-    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
-        for _ in range(CALLS):
-            call()
-    for begin, end in events:
-        begin.record()
-        graph.replay()
-        end.record()
-    torch.cuda.current_stream().synchronize()
-    return min(begin.elapsed_time(end) for begin, end in events) / CALLS
+        self.engine.chosen.run(**self.addresses, y=into.data_ptr(), workspace=workspace.data_ptr())
 
 
 def ends_itself(dtype: torch.dtype, allow_tf32: bool) -> bool:

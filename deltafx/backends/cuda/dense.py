@@ -72,6 +72,9 @@ class DenseForm(Protocol):
         """How many kernels it is, once it is prepared."""
         ...
 
+    def propose(self) -> None:
+        """Before any form of a plan is prepared: what libraries may do for it is asked for."""
+
     def prepare(self) -> None:
         """Before a capture: libraries settle how they compute this, and memory is taken."""
 
@@ -85,6 +88,9 @@ class DenseOperator:
         self.operator, arguments = whole_operator(recipe)
         self.arguments = (*arguments, *recipe.steps.arguments, leaf.pixel[0], out)
         self.launches = kernels_of(recipe)
+
+    def propose(self) -> None:
+        pass
 
     def prepare(self) -> None:
         pass
@@ -101,6 +107,9 @@ class DenseMatrixProduct:
         self.arguments = (out, *recipe.steps.arguments, leaf.pixel[0], out)
         self.finishes = bool(recipe.steps.codes)
         self.launches = 1 + self.finishes
+
+    def propose(self) -> None:
+        pass
 
     def prepare(self) -> None:
         self.product(torch.empty_like(self.out))

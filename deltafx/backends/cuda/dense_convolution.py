@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deltafx.backends.cuda.cudnn import NARROW, Convolution, Engine, FusedConvolution
-from deltafx.backends.cuda.ending import PLAIN, ending_of
+from deltafx.backends.cuda.cudnn import NARROW, Convolution, FusedConvolution
+from deltafx.backends.cuda.ending import PLAIN, Ending, ending_of
+from deltafx.backends.cuda.engines import Engine
 from deltafx.backends.matrix import filled_up, matrix
 from deltafx.backends.steps import Steps
 from deltafx.state import Leaf
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from deltafx.plan import Plan
 
 operators = torch.ops.deltafx_cuda
+
+
+def engines_of(plan: Plan) -> dict[str, Engine]:
+    """How cuDNN computes the convolutions of a plan, by their form."""
+    return plan.scratch.setdefault("engines", {})
 
 
 class Scratch:
@@ -31,8 +37,7 @@ class Scratch:
 
     @classmethod
     def of(cls, plan: Plan, leaf: Leaf) -> Scratch:
-        engines = plan.scratch.setdefault("engines", {})
-        return plan.scratch.setdefault(("dense", leaf.lane), cls(engines))
+        return plan.scratch.setdefault(("dense", leaf.lane), cls(engines_of(plan)))
 
     def ask(self, channels: int, like: Tensor) -> None:
         """For a tensor of so many channels, else of the form of another, `[N, C, H, W]`."""
@@ -73,6 +78,7 @@ class DenseConvolution:
         self.steps = (*steps.arguments, streams)
         self.endings = [] if ending is None else [ending]  # that cuDNN may have for it, the best first
         self.endings += [PLAIN] if convolution.is_transposed else []
+        self.candidates: list[tuple[Ending, FusedConvolution]] = []
         self.fused: FusedConvolution | None = None
         self.finishes = bool(steps.codes)
         self.scratch = Scratch.of(plan, leaf)
@@ -82,9 +88,13 @@ class DenseConvolution:
         if convolution.is_stem:
             self.scratch.ask(NARROW, like=convolution.x)
 
-    def prepare(self) -> None:
+    def propose(self) -> None:
         if self.convolution.is_stem:
             self.convolution = self.convolution.narrowed(self.scratch.take(NARROW, like=self.convolution.x))
+        fused = [(ending, self.convolution.fused(ending, self.value, self.scratch.engines)) for ending in self.endings]
+        self.candidates = [(ending, each) for ending, each in fused if each is not None]
+
+    def prepare(self) -> None:
         value = torch.empty_strided(self.value.shape, self.value.stride(), dtype=self.out.dtype, device=self.out.device)
         target = torch.empty_like(value, memory_format=torch.channels_last) if self.apart else value
 
@@ -105,10 +115,9 @@ class DenseConvolution:
         return matrix(value[:, : self.out.shape[1]], self.pixel)
 
     def fuse(self, value: Tensor, unfused: Callable[[], None]) -> None:
-        """With the first ending for which cuDNN has a way that beats `unfused`; `value` is written to."""
-        for ending in self.endings:
-            fused = self.convolution.fused(ending, self.value, self.scratch.engines)
-            if fused is not None and fused.settle(value, unfused):
+        """With the first ending for which there is a way that beats `unfused`; `value` is written to."""
+        for ending, fused in self.candidates:
+            if fused.settle(value, unfused):
                 self.fused, self.finishes = fused, self.finishes and ending is PLAIN
                 self.scratch.reserve(fused.workspace(value.device))
                 return

@@ -114,6 +114,11 @@ class CompiledKernel:
         """How many kernels a dense frame has for it, once it is prepared."""
         return self.launches if self.dense is None else self.dense.launches
 
+    def propose(self) -> None:
+        """Before any dense form of a plan is prepared."""
+        if self.dense is not None:
+            self.dense.propose()
+
     def prepare(self, plan: Plan) -> None:
         """Before its dense form is captured."""
         if self.dense is None:

@@ -39,8 +39,11 @@ class MovingKernel(views.MovingKernel):
     def dense_launches(self) -> int:
         return len(self.copies)
 
-    def prepare(self, plan: Plan) -> None:
+    def propose(self) -> None:
         """Nothing has to be settled for its dense form."""
+
+    def prepare(self, plan: Plan) -> None:
+        """Nor here."""
 
     def run_densely(self, state: NodeState, plan: Plan) -> None:
         streams = state.leaves[0].pixel[0]

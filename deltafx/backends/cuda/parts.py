@@ -16,6 +16,8 @@ from torch import Tensor
 from deltafx import _cuda
 from deltafx.backends.cuda.break_even import Call, split, updated_share
 from deltafx.backends.cuda.candidates import Marks
+from deltafx.backends.cuda.dense_convolution import engines_of
+from deltafx.backends.cuda.engines import compile_all
 from deltafx.backends.cuda.lanes import Schedule
 from deltafx.graph_times import GraphTimes
 from deltafx.profile import captured_times
@@ -86,8 +88,12 @@ class Part:
 
 def prepare(calls: Sequence[Call], plan: Plan) -> None:
     """Settle the dense forms of nodes, before any is captured."""
-    for module, _ in calls:
-        plan.nodes[module.path].kernel.prepare(plan)
+    kernels = [plan.nodes[module.path].kernel for module, _ in calls]
+    for kernel in kernels:
+        kernel.propose()
+    compile_all(engines_of(plan).values(), plan.stale.device)
+    for kernel in kernels:
+        kernel.prepare(plan)
 
 
 class ChosenFrame:
