@@ -18,6 +18,7 @@ from deltafx.backends.cuda.ending import Operation
 # Ways to compute a convolution that are tried with `torch.backends.cudnn.benchmark`: by kernels that are there, and by
 # such as cuDNN compiles, which takes it a third of a second, beside the others or alone.
 TRIED, TRIED_COMPILED, COMPILED_ALONE = 5, 1, 3
+MOST_WORKERS = 8  # each has a handle of cuDNN
 NOTHING: Operation = ("mul", "number", 1.0)
 TIMED, CALLS = 3, 5  # graphs of each, and the calls in one
 
@@ -46,7 +47,8 @@ class Engine:
             self.forms.append(_cuda.FusedConvolution(**form))
 
     def compile(self) -> None:
-        """What `settle` is going to try. Threads may do so for different engines at a time."""
+        """What `settle` is going to try, before it does. Threads may do so for different engines at a time."""
+        assert not self.is_settled  # another way would be taken
         for form in self.forms:
             ways = (way for way, compiles in enumerate(form.ways) if compiles and form.take(way))
             list(itertools.islice(ways, self.compiled_tries))
@@ -84,10 +86,11 @@ class Engine:
 
 def compile_all(engines: Iterable[Engine], device: torch.device) -> None:
     """What is going to be tried, side by side: it is the processor's work."""
-    if torch.backends.cudnn.benchmark:
-        workers = len(os.sched_getaffinity(0))
+    new = [engine for engine in engines if not engine.is_settled]
+    if new and torch.backends.cudnn.benchmark:
+        workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
         with ThreadPoolExecutor(workers, initializer=torch.cuda.set_device, initargs=(device,)) as pool:
-            list(pool.map(Engine.compile, engines))
+            list(pool.map(Engine.compile, new))
 
 
 def runs(call: Callable[[], None]) -> bool:

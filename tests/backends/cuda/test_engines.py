@@ -83,10 +83,12 @@ def test_without_benchmark_the_first_that_works_is_taken(monkeypatch: pytest.Mon
     assert chosen.forms[1].compilations == 0
 
 
-def test_a_choice_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = engine(monkeypatch, {1: ENDED})
+def test_a_choice_stays_when_another_frame_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = engine(monkeypatch, {1: [(True, 1.0), (True, 2.0), (True, 3.0)]})
     assert settled(chosen, 4.0)
+    compile_all([chosen], torch.device("cuda"))
     assert settled(chosen, 0.1)
+    assert chosen.chosen.taken == 0
 
 
 def test_compiling_ahead_compiles_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
