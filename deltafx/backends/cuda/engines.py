@@ -49,9 +49,10 @@ class Engine:
     def compile(self) -> None:
         """What `settle` is going to try, before it does. Threads may do so for different engines at a time."""
         assert not self.is_settled  # another way would be taken
-        for form in self.forms:
-            ways = (way for way, compiles in enumerate(form.ways) if compiles and form.take(way))
-            list(itertools.islice(ways, self.compiled_tries))
+        ways = (form.take(way) for form in self.forms for way, compiles in enumerate(form.ways) if compiles)
+        first = bool(self.forms) and self.forms[0].ways[:1] == [True]
+        wanted = self.compiled_tries if torch.backends.cudnn.benchmark else int(first)
+        list(itertools.islice(filter(None, ways), wanted))
 
     def settle(self, run: Callable[[], None], otherwise: Callable[[], None]) -> bool:
         """Take one of its ways to compute it: the first that works or, if ways are tried, the fastest.
@@ -87,7 +88,7 @@ class Engine:
 def compile_all(engines: Iterable[Engine], device: torch.device) -> None:
     """What is going to be tried, side by side: it is the processor's work."""
     new = [engine for engine in engines if not engine.is_settled]
-    if new and torch.backends.cudnn.benchmark:
+    if new:
         workers = min(MOST_WORKERS, len(os.sched_getaffinity(0)))
         with ThreadPoolExecutor(workers, initializer=torch.cuda.set_device, initargs=(device,)) as pool:
             list(pool.map(Engine.compile, new))
