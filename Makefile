@@ -35,6 +35,7 @@ NVCC_FLAGS := -std=c++17 -O3 -Xcompiler -fPIC -gencode arch=compute_80,code=sm_8
 CUDA_OBJECTS := $(patsubst csrc/cuda/%.cu,build/cuda/%.o,$(wildcard csrc/cuda/*.cu))
 
 cuda: $(if $(NVCC),$(CUDA_OBJECTS))  ## compile the CUDA kernels, without a device
+	@$(if $(NVCC),$(PYTHON) -m tools.count_kernels $(CUDA_OBJECTS))
 	@echo "$(if $(NVCC),csrc/cuda compiles,there is no nvcc here: the CUDA kernels are not compiled)"
 
 build/cuda/%.o: csrc/cuda/%.cu $(wildcard csrc/cuda/*.cuh csrc/cuda/*.h csrc/include/*.h)
