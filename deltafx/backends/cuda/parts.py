@@ -87,13 +87,16 @@ class Part:
 
 
 def prepare(calls: Sequence[Call], plan: Plan) -> None:
-    """Settle the dense forms of nodes, before any is captured."""
+    """Settle the dense forms of nodes, before any is captured; once for all captures of a plan."""
+    done = plan.scratch.setdefault("prepared", set())
     kernels = [plan.nodes[module.path].kernel for module, _ in calls]
-    for kernel in kernels:
+    new = [kernel for kernel in kernels if kernel not in done]
+    for kernel in new:
         kernel.propose()
     compile_all(engines_of(plan).values(), plan.stale.device)
-    for kernel in kernels:
+    for kernel in new:
         kernel.prepare(plan)
+    done.update(new)
 
 
 class ChosenFrame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 pytest.importorskip("deltafx._cuda")
 from deltafx.backends.cuda import engines
 from deltafx.backends.cuda.engines import NOTHING, Engine, compile_all
+from deltafx.backends.cuda.parts import prepare
 
 RELU = ("relu", "", 0.0)
 ENDED: list[tuple[bool, float]] = [(False, 5.0), (False, 3.0), (False, 9.0)]
@@ -96,3 +98,22 @@ def test_compiling_ahead_compiles_what_is_tried(monkeypatch: pytest.MonkeyPatch)
         chosen.compile()
         assert chosen.forms[-1].compilations == count  # with one that does not work
         assert settled(chosen, 4.0)
+
+
+def test_a_plan_is_prepared_once_for_all_captures() -> None:
+    class Kernel:
+        calls = 0
+
+        def propose(self) -> None:
+            self.calls += 1
+
+        def prepare(self, plan: Any) -> None:
+            self.calls += 10
+
+    kernels = {name: Kernel() for name in ("a", "b")}
+    nodes = {name: SimpleNamespace(kernel=kernel) for name, kernel in kernels.items()}
+    plan: Any = SimpleNamespace(nodes=nodes, scratch={}, stale=torch.zeros(1))
+    calls: Any = [(SimpleNamespace(path=name), ()) for name in kernels]
+    prepare(calls[:1], plan)
+    prepare(calls, plan)
+    assert [kernel.calls for kernel in kernels.values()] == [11, 11]
