@@ -290,10 +290,10 @@ class DeltaParts(nn.Module):
             del self.taken[before:]
 
     def intercepted_below(self, part: Part) -> contextlib.AbstractContextManager[None]:
-        """All but the model itself, which is called first and most often is one graph."""
+        """All but the model itself, which is called first and most often is one graph; it may call itself."""
         if part.path:
             return contextlib.nullcontext()
-        return self.intercepted([each for each in self.watched.values() if each is not part])
+        return self.intercepted([each for each in self.watched.values() if each not in self.taken])
 
     @contextlib.contextmanager
     def released(self) -> Iterator[None]:

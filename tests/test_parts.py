@@ -340,6 +340,26 @@ def test_an_output_whose_form_depends_on_the_picture():
     assert "an output whose form depends on the picture" in dm.watched["middle"].reason
 
 
+class Mirrored(Detector):
+    """Looks at the picture twice, by calling itself."""
+
+    def forward(self, x, mirrored=True):
+        found = super().forward(x)
+        return [*found, *self(x.flip(-1), mirrored=False)] if mirrored else found
+
+
+def test_a_model_may_call_itself():
+    model = build(Mirrored)
+    dm = deltafx.convert(model, backend="reference")
+    x = torch.randn(2, 3, 12, 16)
+    for _ in range(3):
+        x[:, :, 3:5, 4:7] += 1
+        for got, want in zip(dm(x), model(x), strict=True):
+            torch.testing.assert_close(got, want)
+    assert {"backbone", "head"} <= set(dm.parts)
+    assert not any("forward" in vars(module) for module in dm.model.modules())
+
+
 def test_nothing_at_all():
     class Nothing(nn.Module):
         def __init__(self):
