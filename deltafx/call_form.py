@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import inspect
 import re
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ class CallForm:
     @classmethod
     def of(cls, args: tuple, kwargs: dict[str, Any]) -> tuple[CallForm, list[Tensor]]:
         """The form of a call and its tensors. Raises NoGraph where an argument is of a kind that has none."""
-        given, spec = pytree.tree_flatten((args, kwargs))
+        given, spec = flattened(args, kwargs)
         leaves: list[Any] = []
         for leaf in given:
             if isinstance(leaf, Tensor):
@@ -60,6 +61,19 @@ class CallForm:
         rest = iter(tensors)
         leaves = [next(rest) if isinstance(leaf, Form) else leaf[1] for leaf in self.leaves]
         return pytree.tree_unflatten(leaves, self.spec)
+
+
+def flattened(args: tuple, kwargs: dict[str, Any]) -> tuple[list[Any], pytree.TreeSpec]:
+    """As PyTorch's tree_flatten of both does it; in a fraction of the time where all are tensors, as in most calls."""
+    if kwargs or not all(isinstance(each, Tensor) for each in args):
+        return pytree.tree_flatten((args, kwargs))
+    return list(args), spec_of(len(args))
+
+
+@functools.cache
+def spec_of(count: int) -> pytree.TreeSpec:
+    """Of a call with so many tensors."""
+    return pytree.tree_structure(((None,) * count, {}))
 
 
 def positional(module: nn.Module) -> list[str]:

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from deltafx.call_form import CallForm
+from deltafx.call_form import CallForm, flattened
 from deltafx.capture import capture_call
 from deltafx.compile import compile_graph, refuse_unknown_names
 from deltafx.dense_macs import DenseMacs
@@ -246,7 +245,7 @@ class DeltaParts(nn.Module):
             return result
 
     def begin(self, args: tuple, kwargs: dict[str, Any]) -> None:
-        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        tensors = [leaf for leaf in flattened(args, kwargs)[0] if isinstance(leaf, Tensor)]
         if not tensors:
             raise FrameError("a frame is a torch.Tensor, or several; got none.")
         streams = pictures(args, kwargs) or streams_of(tensors)
