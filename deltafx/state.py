@@ -61,6 +61,7 @@ class Leaf:
     raw: Tensor | None = None  # of an input that is preprocessed: the frame behind `value`, uint8
     aliased: bool = False
     own: bool = False  # `value` is a buffer that was allocated for it
+    fill_is_read: bool = False  # what that is filled up with must stay 0, because a kernel multiplies it
     alignment: int | None = None  # of the buffer's pixels, in bytes; None: it lies as the dense operator's result does
     strip: Leaf | None = None  # its mask: the rows that a background refresh computes anew in this frame
     threshold: float | None = None  # of the last frame, in units of the tensor; None: 0

@@ -60,35 +60,41 @@ class Scratch:
 class DenseConvolution:
     """Of one node of one plan.
 
-    Channels that its buffer is filled up with are computed too, from zeros: odd numbers of channels are slow, and none
-    of our kernels reads what was filled up but to multiply by 0. Where cuDNN does not end it, another kernel does; it
-    passes through scratch then, if its pixels do not lie side by side because it is a part of a concatenation.
+    Odd numbers of channels are slow. Where nothing reads what the buffer is filled up with, this is computed too, from
+    weights of 0. Where cuDNN does not end it, another kernel does; it passes through scratch then, if its pixels do not
+    lie side by side because it is a part of a concatenation.
     """
 
     def __init__(self, convolution: Convolution, steps: Steps, leaf: Leaf, out: Tensor, plan: Plan):
-        streams, channels, rows, columns = leaf.shape
-        ending, whole = ending_of(steps, leaf), filled_up(leaf)
-        if ending is not None and ending.residual is None and whole.shape[1] > channels and convolution.groups == 1:
-            convolution, ending = convolution.widened(whole.shape[1]), ending.widened(whole.shape[1])
-        else:
-            whole = out
-        self.convolution, self.pixel, self.out = convolution, leaf.pixel, out
-        self.value = whole.unflatten(0, (streams, rows, columns)).permute(0, 3, 1, 2)
-        self.target, self.result = self.value, out  # of the convolution alone
-        self.steps = (*steps.arguments, streams)
+        self.convolution, self.leaf, self.out = convolution, leaf, out
+        self.steps = (*steps.arguments, leaf.shape[0])
+        ending = ending_of(steps, leaf)
         self.endings = [] if ending is None else [ending]  # that cuDNN may have for it, the best first
         self.endings += [PLAIN] if convolution.is_transposed else []
         self.candidates: list[tuple[Ending, FusedConvolution]] = []
         self.fused: FusedConvolution | None = None
         self.finishes = bool(steps.codes)
         self.scratch = Scratch.of(plan, leaf)
-        self.apart = not self.value.is_contiguous(memory_format=torch.channels_last)
+        self.write_to(out)
         if self.apart:
-            self.scratch.ask(channels, like=self.value)
+            self.scratch.ask(out.shape[1], like=self.value)
         if convolution.is_stem:
             self.scratch.ask(NARROW, like=convolution.x)
 
+    def write_to(self, pixels: Tensor) -> None:
+        """`[pixels, channels]`."""
+        streams, _, rows, columns = self.leaf.shape
+        self.value = pixels.unflatten(0, (streams, rows, columns)).permute(0, 3, 1, 2)
+        self.target, self.result = self.value, self.out  # of the convolution alone
+        self.apart = not self.value.is_contiguous(memory_format=torch.channels_last)
+
     def propose(self) -> None:
+        whole = filled_up(self.leaf)
+        more = whole.shape[1] > self.out.shape[1] and not self.leaf.fill_is_read
+        if more and self.endings and self.endings[0].residual is None and self.convolution.groups == 1:
+            self.convolution = self.convolution.widened(whole.shape[1])
+            self.endings = [ending.widened(whole.shape[1]) for ending in self.endings]
+            self.write_to(whole)
         if self.convolution.is_stem:
             self.convolution = self.convolution.narrowed(self.scratch.take(NARROW, like=self.convolution.x))
         fused = [(ending, self.convolution.fused(ending, self.value, self.scratch.engines)) for ending in self.endings]
@@ -112,7 +118,7 @@ class DenseConvolution:
 
     def matrix(self, value: Tensor) -> Tensor:
         """Without what is filled up."""
-        return matrix(value[:, : self.out.shape[1]], self.pixel)
+        return matrix(value[:, : self.out.shape[1]], self.leaf.pixel)
 
     def fuse(self, value: Tensor, unfused: Callable[[], None]) -> None:
         """With the first ending for which there is a way that beats `unfused`; `value` is written to."""

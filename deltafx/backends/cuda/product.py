@@ -21,6 +21,7 @@ def multiply(p: Product) -> Recipe:
     if p.bias is not None:
         steps.channels("add", p.bias, 1.0)
     x = matrix_of(p.x) if groups > 1 else filled_up(p.x)
+    p.x.fill_is_read |= groups == 1 and x.shape[1] > per_group
     tf32 = rounds_to_tf32(p.kind)
     if groups > 1 and per_group <= NARROW and out <= NARROW:
         by_channel = p.weight.permute(1, 2, 0, 3).flatten(2).contiguous()

@@ -18,7 +18,11 @@ from deltafx.ops import Conv, ConvTranspose
 pytest.importorskip("deltafx._cuda")
 from deltafx.backends.cuda import cudnn
 from deltafx.backends.cuda.cudnn import Convolution
+from deltafx.backends.cuda.dense_convolution import DenseConvolution
 from deltafx.backends.cuda.ending import Operation, activated
+from deltafx.backends.matrix import matrix_of
+from deltafx.backends.steps import Steps
+from deltafx.state import Leaf
 
 
 def described(module: nn.Module, x: Tensor, filled_up: int, allow_tf32: bool = True) -> Convolution | None:
@@ -144,3 +148,28 @@ def test_other_steps_are_not() -> None:
     assert activated("clamp", -1.0, 1.0, before=0) is None
     assert activated("leaky_relu", 1.5, 0.0, before=0) is None
     assert activated("mish", 0.0, 0.0, before=0) is None
+
+
+@pytest.mark.parametrize("is_read", [False, True])
+def test_odd_channels_are_filled_up_where_nothing_reads_that(is_read: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nothing(**_: Any) -> None:
+        raise RuntimeError("cuDNN has nothing")
+
+    monkeypatch.setattr(cudnn._cuda, "FusedConvolution", nothing, raising=False)
+    torch.manual_seed(0)
+    module, x = nn.Conv2d(6, 5, 3), torch.randn(2, 6, 7, 9)
+    product: Any = SimpleNamespace(whole=Conv.from_module(module), x=SimpleNamespace(value=x))
+    convolution = Convolution.of(product, x.permute(0, 2, 3, 1).reshape(-1, 6), True)
+    assert convolution is not None
+    shape = torch.Size([2, 5, 5, 7])
+    leaf = Leaf(shape, x.dtype, x.device, (175, 1, 35, 5), pixel=(2, 1, 5, 7), own=True, alignment=32)
+    leaf.value, leaf.fill_is_read = leaf.allocate(), is_read
+    steps = Steps(leaf, cudnn._cuda)
+    plan: Any = SimpleNamespace(scratch={})
+    form = DenseConvolution(convolution, steps, leaf, matrix_of(leaf), plan)
+    form.propose()
+    assert form.value.shape == (2, 5 if is_read else 8, 5, 7)
+    assert form.value.data_ptr() == leaf.value.data_ptr()
+    weight = form.convolution.weight
+    torch.testing.assert_close(F.conv2d(x, weight[:5, :6]), F.conv2d(x, module.weight))
+    assert weight[5:].count_nonzero() == 0

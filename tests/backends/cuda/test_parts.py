@@ -347,8 +347,28 @@ def test_odd_numbers_of_channels_are_filled_up(dtype: torch.dtype, monkeypatch: 
         assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6
     assert choices(dm) == [DENSE]
     forms = [state.kernel.dense for state in plan_of(dm).nodes.values() if hasattr(state.kernel, "dense")]
+    assert [form.value.shape[1] for form in forms[:2]] == [
+        21,
+        13,
+    ]  # the next one reads what the buffer is filled up with
     if parts._cuda.has_cudnn and dtype != torch.float32:
-        assert [form.launches for form in forms] == [1, 1, 1]
+        assert forms[2].value.shape[1] == 8
+        assert forms[2].launches == 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_bad_frame_leaves_nothing_where_channels_are_filled_up(dtype: torch.dtype, monkeypatch: Any) -> None:
+    choose(monkeypatch, 0.5)
+    torch.manual_seed(0)
+    model = on_device(nn.Sequential(nn.Conv2d(3, 21, 3), nn.ReLU(), nn.Conv2d(21, 13, 3), nn.Sigmoid()).eval(), dtype)
+    dm, exact = deltafx.convert(model, backend="cuda"), copy.deepcopy(model).double()
+    frames = course(dtype, (MANY, FEW, FEW, MANY, FEW, FEW))
+    frames[3][1, 0, 5:30, 5:30] = float("nan")
+    for number, picture in enumerate(frames):
+        got, want, dense = dm(picture), exact(picture.double()), model(picture)
+        assert torch.equal(got.isnan(), want.isnan()), f"frame {number}"
+        got, want, dense = (torch.nan_to_num(each) for each in (got, want, dense))
+        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6, f"frame {number}"
 
 
 TRANSPOSED: dict[str, tuple[int, int, dict[str, Any]]] = {  # channels in and out
