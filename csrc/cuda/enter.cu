@@ -42,11 +42,11 @@ __device__ inline uint8_t judge(const Enter& e, float change, float threshold) {
 __device__ inline float number_at(const void* data, Dtype dtype, int64_t at) {
   switch (dtype) {
     case Dtype::uint8:
-      return static_cast<const uint8_t*>(data)[at];
+      return number(static_cast<const uint8_t*>(data)[at]);
     case Dtype::float16:
-      return __half2float(static_cast<const __half*>(data)[at]);
+      return number(static_cast<const __half*>(data)[at]);
     case Dtype::bfloat16:
-      return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[at]);
+      return number(static_cast<const __nv_bfloat16*>(data)[at]);
     default:
       return static_cast<const float*>(data)[at];
   }
@@ -63,10 +63,10 @@ __device__ inline void copy_number(const void* from, int64_t at, void* to, int64
 __device__ inline void round_to(void* data, Dtype dtype, int64_t at, float x) {
   switch (dtype) {
     case Dtype::float16:
-      static_cast<__half*>(data)[at] = __float2half_rn(x);
+      static_cast<__half*>(data)[at] = rounded<__half>(x);
       break;
     case Dtype::bfloat16:
-      static_cast<__nv_bfloat16*>(data)[at] = __float2bfloat16_rn(x);
+      static_cast<__nv_bfloat16*>(data)[at] = rounded<__nv_bfloat16>(x);
       break;
     default:
       static_cast<float*>(data)[at] = x;

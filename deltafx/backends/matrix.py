@@ -44,7 +44,7 @@ def matrix_of(leaf: Leaf) -> Tensor:
 
 
 def filled_up(leaf: Leaf) -> Tensor:
-    """The pixels of a feature map, `[pixels, channels]`, with the zeros that its buffer was filled up with."""
+    """The pixels of a feature map, `[pixels, channels]`, with what its buffer is filled up with."""
     x, (_, sizes) = matrix_of(leaf), leaf.layout()
     whole = leaf.own and len(leaf.pixel) == len(leaf.shape) and sizes[-1] > x.shape[1]
     apart = x.shape[0] == 1 or x.stride(0) == sizes[-1]  # the stride of one pixel says nothing

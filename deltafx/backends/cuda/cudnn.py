@@ -124,14 +124,13 @@ class FusedConvolution:
     """A convolution with its ending, on its tensors."""
 
     def __init__(self, convolution: Convolution, ending: Ending, engine: Engine):
-        self.engine = engine
+        self.convolution, self.ending, self.engine = convolution, ending, engine
         self.addresses = {
             name: 0 if tensor is None else tensor.data_ptr()
             for name, tensor in {
                 "x": convolution.x, "weight": convolution.weight, "bias": ending.bias, "residual": ending.residual,
             }.items()
         }  # fmt: skip
-        self.kept = (convolution, ending)
 
     def settle(self, into: Tensor, otherwise: Callable[[], None]) -> bool:
         """Whether there is a way to compute it that beats `otherwise`; it is taken."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from deltafx.backends.cuda.cudnn import NARROW, Convolution, FusedConvolution
-from deltafx.backends.cuda.ending import PLAIN, Ending, ending_of
+from deltafx.backends.cuda.ending import PLAIN, ending_of
 from deltafx.backends.cuda.engines import Engine
 from deltafx.backends.matrix import filled_up, matrix
 from deltafx.backends.steps import Steps
@@ -29,15 +29,14 @@ def engines_of(plan: Plan) -> dict[str, Engine]:
 class Scratch:
     """What nodes of a lane need beside their buffers while they run; as much as the largest needs."""
 
-    def __init__(self, engines: dict[str, Engine]) -> None:
+    def __init__(self) -> None:
         self.bytes = 0
         self.buffer: Tensor | None = None
         self.workspace: Tensor | None = None
-        self.engines = engines  # of the whole plan
 
     @classmethod
     def of(cls, plan: Plan, leaf: Leaf) -> Scratch:
-        return plan.scratch.setdefault(("dense", leaf.lane), cls(engines_of(plan)))
+        return plan.scratch.setdefault(("dense", leaf.lane), cls())
 
     def ask(self, channels: int, like: Tensor) -> None:
         """For a tensor of so many channels, else of the form of another, `[N, C, H, W]`."""
@@ -71,10 +70,10 @@ class DenseConvolution:
         ending = ending_of(steps, leaf)
         self.endings = [] if ending is None else [ending]  # that cuDNN may have for it, the best first
         self.endings += [PLAIN] if convolution.is_transposed else []
-        self.candidates: list[tuple[Ending, FusedConvolution]] = []
+        self.candidates: list[FusedConvolution] = []
         self.fused: FusedConvolution | None = None
         self.finishes = bool(steps.codes)
-        self.scratch = Scratch.of(plan, leaf)
+        self.engines, self.scratch = engines_of(plan), Scratch.of(plan, leaf)
         self.write_to(out)
         if self.apart:
             self.scratch.ask(out.shape[1], like=self.value)
@@ -97,8 +96,8 @@ class DenseConvolution:
             self.write_to(whole)
         if self.convolution.is_stem:
             self.convolution = self.convolution.narrowed(self.scratch.take(NARROW, like=self.convolution.x))
-        fused = [(ending, self.convolution.fused(ending, self.value, self.scratch.engines)) for ending in self.endings]
-        self.candidates = [(ending, each) for ending, each in fused if each is not None]
+        fused = [self.convolution.fused(ending, self.value, self.engines) for ending in self.endings]
+        self.candidates = [each for each in fused if each is not None]
 
     def prepare(self) -> None:
         value = torch.empty_strided(self.value.shape, self.value.stride(), dtype=self.out.dtype, device=self.out.device)
@@ -122,9 +121,9 @@ class DenseConvolution:
 
     def fuse(self, value: Tensor, unfused: Callable[[], None]) -> None:
         """With the first ending for which there is a way that beats `unfused`; `value` is written to."""
-        for ending, fused in self.candidates:
+        for fused in self.candidates:
             if fused.settle(value, unfused):
-                self.fused, self.finishes = fused, self.finishes and ending is PLAIN
+                self.fused, self.finishes = fused, self.finishes and fused.ending is PLAIN
                 self.scratch.reserve(fused.workspace(value.device))
                 return
 

@@ -16,7 +16,7 @@ import deltafx
 from deltafx.backends import unavailable
 from deltafx.measure import relative_error, tensors_of
 from deltafx.state import COMPUTED, FRAMES, UPDATED
-from tests.backends.agreement import assert_agree, in_dtype
+from tests.backends.agreement import assert_agree, assert_as_exact, in_dtype
 from tests.backends.network import network
 from tests.ops.test_operators import SAMPLES, as_model, clip, run
 
@@ -80,6 +80,11 @@ def plan_of(dm: Any) -> Any:
 
 def choices(dm: Any) -> list[int]:
     return plan_of(dm).frame_graph.graph.choices
+
+
+def dense_forms(dm: Any) -> list[Any]:
+    """Of every node that computes something; None for one that has none."""
+    return [state.kernel.dense for state in plan_of(dm).nodes.values() if hasattr(state.kernel, "dense")]
 
 
 def inner_leaves(dm: Any) -> list[Any]:
@@ -224,11 +229,8 @@ def test_dense_convolutions_of_every_shape(name: str, dtype: torch.dtype, monkey
     channels, out, height, width, streams, options = CONVOLUTIONS[name]
     model = nn.Sequential(nn.Conv2d(channels, out, **options), nn.ReLU()).eval().to("cuda", dtype)
     dm = deltafx.convert(model, backend="cuda")
-    exact = copy.deepcopy(model).double()
-    for _ in range(4):
-        x = torch.randn(streams, channels, height, width, device="cuda").to(dtype)
-        got, want, dense = dm(x), exact(x.double()), model(x)
-        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6
+    size = (streams, channels, height, width)
+    assert_as_exact(dm, model, (torch.randn(size, device="cuda").to(dtype) for _ in range(4)))
     assert choices(dm) == [DENSE]
 
 
@@ -267,15 +269,11 @@ def test_dense_convolutions_with_every_ending(name: str, variant: Any, monkeypat
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", variant == "tf32")
     dtype = torch.float32 if variant == "tf32" else variant
     model = on_device(Endings(ACTIVATIONS[name]).eval(), dtype)
-    dm, exact = deltafx.convert(model, backend="cuda"), copy.deepcopy(model).double()
+    dm = deltafx.convert(model, backend="cuda")
     frames = course(dtype, (MANY,) * 5)
     frames[-1][0, 0, 10, 10] = float("nan")
-    for number, picture in enumerate(frames):
-        got, want, dense = dm(picture), exact(picture.double()), model(picture)
-        assert torch.equal(got.isnan(), want.isnan()), f"frame {number}"
-        got, want, dense = (torch.nan_to_num(each) for each in (got, want, dense))
-        least = TF32 if variant == "tf32" else 1e-6  # PyTorch may not round where there are few channels
-        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + least, f"frame {number}"
+    # PyTorch may not round where there are few channels.
+    assert_as_exact(dm, model, frames, least=TF32 if variant == "tf32" else 1e-6)
     assert choices(dm) == [DENSE]
 
 
@@ -288,7 +286,7 @@ def test_what_cudnn_ends_is_one_kernel(monkeypatch: Any) -> None:
     for _ in range(4):
         got = dm(x := x + 1)
     assert relative_error([got], [model(x)]) < 1e-2
-    (form,) = [state.kernel.dense for state in plan_of(dm).nodes.values() if hasattr(state.kernel, "dense")]
+    (form,) = dense_forms(dm)
     if parts._cuda.has_cudnn:
         assert form.launches == 1
         chosen = form.fused.engine.chosen
@@ -315,14 +313,10 @@ def test_parts_of_a_concatenation_are_computed_in_place(dtype: torch.dtype, monk
     choose(monkeypatch, 0.0)
     torch.manual_seed(0)
     model = on_device(Concatenation().eval(), dtype)
-    dm, exact = deltafx.convert(model, backend="cuda"), copy.deepcopy(model).double()
-    for _ in range(4):
-        x = torch.randn(2, 16, 18, 25, device="cuda").to(dtype)
-        got, want, dense = dm(x), exact(x.double()), model(x)
-        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6
+    dm = deltafx.convert(model, backend="cuda")
+    assert_as_exact(dm, model, (torch.randn(2, 16, 18, 25, device="cuda").to(dtype) for _ in range(4)))
     assert choices(dm) == [DENSE]
-    forms = [state.kernel.dense for state in plan_of(dm).nodes.values() if hasattr(state.kernel, "dense")]
-    convolutions = [form for form in forms if isinstance(form, DenseConvolution)]
+    convolutions = [form for form in dense_forms(dm) if isinstance(form, DenseConvolution)]
     assert len(convolutions) == 4
     if parts._cuda.has_cudnn and dtype != torch.float32:
         assert [form.launches for form in convolutions] == [1] * 4
@@ -332,25 +326,14 @@ def test_parts_of_a_concatenation_are_computed_in_place(dtype: torch.dtype, monk
 def test_odd_numbers_of_channels_are_filled_up(dtype: torch.dtype, monkeypatch: Any) -> None:
     choose(monkeypatch, 0.0)
     torch.manual_seed(0)
-    layers = (
-        nn.Conv2d(16, 21, 3, padding=1),
-        nn.Sigmoid(),
-        nn.Conv2d(21, 13, 3),
-        nn.ReLU(),
-        nn.ConvTranspose2d(13, 5, 2),
-    )
-    model = on_device(nn.Sequential(*layers).eval(), dtype)
-    dm, exact = deltafx.convert(model, backend="cuda"), copy.deepcopy(model).double()
-    for _ in range(4):
-        x = torch.randn(2, 16, 18, 25, device="cuda").to(dtype)
-        got, want, dense = dm(x), exact(x.double()), model(x)
-        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6
+    layers = [nn.Conv2d(16, 21, 3, padding=1), nn.Sigmoid(), nn.Conv2d(21, 13, 3), nn.ReLU()]
+    model = on_device(nn.Sequential(*layers, nn.ConvTranspose2d(13, 5, 2)).eval(), dtype)
+    dm = deltafx.convert(model, backend="cuda")
+    assert_as_exact(dm, model, (torch.randn(2, 16, 18, 25, device="cuda").to(dtype) for _ in range(4)))
     assert choices(dm) == [DENSE]
-    forms = [state.kernel.dense for state in plan_of(dm).nodes.values() if hasattr(state.kernel, "dense")]
-    assert [form.value.shape[1] for form in forms[:2]] == [
-        21,
-        13,
-    ]  # the next one reads what the buffer is filled up with
+    forms = dense_forms(dm)
+    # What the first two buffers are filled up with is read by the next convolution.
+    assert [form.value.shape[1] for form in forms[:2]] == [21, 13]
     if parts._cuda.has_cudnn and dtype != torch.float32:
         assert forms[2].value.shape[1] == 8
         assert forms[2].launches == 1
@@ -361,14 +344,10 @@ def test_a_bad_frame_leaves_nothing_where_channels_are_filled_up(dtype: torch.dt
     choose(monkeypatch, 0.5)
     torch.manual_seed(0)
     model = on_device(nn.Sequential(nn.Conv2d(3, 21, 3), nn.ReLU(), nn.Conv2d(21, 13, 3), nn.Sigmoid()).eval(), dtype)
-    dm, exact = deltafx.convert(model, backend="cuda"), copy.deepcopy(model).double()
+    dm = deltafx.convert(model, backend="cuda")
     frames = course(dtype, (MANY, FEW, FEW, MANY, FEW, FEW))
     frames[3][1, 0, 5:30, 5:30] = float("nan")
-    for number, picture in enumerate(frames):
-        got, want, dense = dm(picture), exact(picture.double()), model(picture)
-        assert torch.equal(got.isnan(), want.isnan()), f"frame {number}"
-        got, want, dense = (torch.nan_to_num(each) for each in (got, want, dense))
-        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6, f"frame {number}"
+    assert_as_exact(dm, model, frames)
 
 
 TRANSPOSED: dict[str, tuple[int, int, dict[str, Any]]] = {  # channels in and out
@@ -388,17 +367,13 @@ def test_dense_transposed_convolutions(name: str, dtype: torch.dtype, monkeypatc
     channels, out, how = TRANSPOSED[name]
     model = nn.Sequential(nn.ConvTranspose2d(channels, out, **how), nn.ReLU()).eval().to("cuda", dtype)
     dm = deltafx.convert(model, backend="cuda")
-    exact = copy.deepcopy(model).double()
-    for _ in range(4):
-        x = torch.randn(2, channels, 18, 25, device="cuda").to(dtype)
-        got, want, dense = dm(x), exact(x.double()), model(x)
-        assert relative_error([got], [want]) <= 3 * relative_error([dense], [want]) + 1e-6
+    assert_as_exact(dm, model, (torch.randn(2, channels, 18, 25, device="cuda").to(dtype) for _ in range(4)))
     assert choices(dm) == [DENSE]
-    (kernel,) = [state.kernel for state in plan_of(dm).nodes.values() if hasattr(state.kernel, "dense")]
+    (form,) = dense_forms(dm)
     if dtype == torch.float32:
-        assert kernel.dense is None  # its sparse kernel computes every pixel
+        assert form is None  # its sparse kernel computes every pixel
     elif parts._cuda.has_cudnn and "odd" not in name:
-        assert kernel.dense.fused is not None  # in place
+        assert form.fused is not None  # in place
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
