@@ -219,32 +219,34 @@ class FusedConvolution {
   }
 
   // The ways to compute it that cuDNN knows, the best that it expects first: of each, whether it is compiled when it is
-  // taken. And taking one of them, if it works.
+  // made.
   std::vector<bool> ways() const {
     std::vector<bool> compiles;
     for (const Descriptor& config : found_) compiles.push_back(is_compiled(config));
     return compiles;
   }
-  bool take(int way) {
-    // Kept, because a kernel that cuDNN compiles for it takes a third of a second, and is not compiled a second time.
-    if (plans_.count(way) == 0) {
-      Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
-      plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, at::native::getCudnnHandle())
-          .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, found_.at(way));
-      if (cudnnBackendFinalize(plan.get()) != CUDNN_STATUS_SUCCESS) return false;
-      plans_.emplace(way, plan);
-    }
-    plan_ = plans_.at(way);
-    int64_t got = 0;
-    check(cudnnBackendGetAttribute(plan_.get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &got,
-                                   &workspace_),
-          "a workspace");
+
+  // Whether this way works. It is kept, because a kernel that cuDNN compiles takes it a third of a second.
+  bool make(int way) {
+    if (made_.count(way) > 0) return true;
+    Descriptor plan(CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+    plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, at::native::getCudnnHandle())
+        .set(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, found_.at(way));
+    if (cudnnBackendFinalize(plan.get()) != CUDNN_STATUS_SUCCESS) return false;
+    made_.emplace(way, plan);
     return true;
   }
 
-  int64_t workspace() const { return workspace_; }
+  int64_t workspace(int way) const {
+    int64_t got = 0, bytes = 0;
+    check(cudnnBackendGetAttribute(made_.at(way).get(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1,
+                                   &got, &bytes),
+          "a workspace");
+    return bytes;
+  }
 
-  void run(uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t residual, uintptr_t y, uintptr_t workspace) {
+  void run(int way, uintptr_t x, uintptr_t weight, uintptr_t bias, uintptr_t residual, uintptr_t y,
+           uintptr_t workspace) {
     std::vector<int64_t> ids{kX, kW, kY};
     std::vector<void*> places{at(x), at(weight), at(y)};
     if (bias_) ids.push_back(kBias), places.push_back(at(bias));
@@ -256,7 +258,7 @@ class FusedConvolution {
         .set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, ids.data())
         .set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, at(workspace))
         .finalize("its tensors");
-    check(cudnnBackendExecute(at::native::getCudnnHandle(), plan_.get(), given.get()), "a fused convolution");
+    check(cudnnBackendExecute(at::native::getCudnnHandle(), made_.at(way).get(), given.get()), "a fused convolution");
   }
 
  private:
@@ -295,10 +297,9 @@ class FusedConvolution {
 
   bool bias_ = false, residual_ = false;
   std::map<double, Number> numbers_;
-  Descriptor graph_, plan_;
-  std::map<int, Descriptor> plans_;
+  Descriptor graph_;
   std::vector<Descriptor> found_;
-  int64_t workspace_ = 0;
+  std::map<int, Descriptor> made_;  // by way
 };
 
 }  // namespace
@@ -316,11 +317,11 @@ void bind_cudnn(pybind11::module_& m) {
            py::arg("padding"), py::arg("stride"), py::arg("dilation"), py::arg("ending"))
       .def_property_readonly("ways", &FusedConvolution::ways,
                              "Those that cuDNN proposes, the best that it expects first: whether it compiles each.")
-      .def("take", &FusedConvolution::take, py::arg("way"), py::call_guard<py::gil_scoped_release>(),
-           "Compute in this way from now on; False if it does not work.")
-      .def_property_readonly("workspace", &FusedConvolution::workspace, "Bytes of scratch.")
-      .def("run", &FusedConvolution::run, py::arg("x"), py::arg("weight"), py::arg("bias"), py::arg("residual"),
-           py::arg("y"), py::arg("workspace"),
+      .def("make", &FusedConvolution::make, py::arg("way"), py::call_guard<py::gil_scoped_release>(),
+           "Whether it works in this way, which is compiled if it has to be.")
+      .def("workspace", &FusedConvolution::workspace, py::arg("way"), "Bytes of scratch, of a way that was made.")
+      .def("run", &FusedConvolution::run, py::arg("way"), py::kw_only(), py::arg("x"), py::arg("weight"),
+           py::arg("bias"), py::arg("residual"), py::arg("y"), py::arg("workspace"),
            "On the current stream, with the addresses of its tensors; 0 for those that it has not.");
 }
 

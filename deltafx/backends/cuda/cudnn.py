@@ -11,7 +11,7 @@ from torch import Tensor
 
 from deltafx import _cuda
 from deltafx.backends.cuda.ending import Ending
-from deltafx.backends.cuda.engines import Engine
+from deltafx.backends.cuda.engines import Engine, Way
 from deltafx.backends.recipe import Product
 from deltafx.ops import Conv, ConvTranspose
 
@@ -117,7 +117,7 @@ class Convolution:
         if str(form) not in known:
             known[str(form)] = Engine(form)
         engine = known[str(form)]
-        return FusedConvolution(self, ending, engine) if engine.forms else None
+        return FusedConvolution(self, ending, engine) if engine.ways else None
 
 
 class FusedConvolution:
@@ -133,14 +133,27 @@ class FusedConvolution:
         }  # fmt: skip
 
     def settle(self, into: Tensor, otherwise: Callable[[], None]) -> bool:
-        """Whether there is a way to compute it that beats `otherwise`; it is taken."""
-        return self.engine.settle(lambda: self(into, self.workspace(into.device)), otherwise)
+        """Whether there is a way to compute it that beats `otherwise`, which is chosen."""
+        return self.engine.settle(lambda way: self.run(way, into, workspace_of(way, into.device)), otherwise)
 
     def workspace(self, device: torch.device) -> Tensor:
-        return torch.empty(max(1, self.engine.chosen.workspace), dtype=torch.uint8, device=device)
+        return workspace_of(self.way, device)
 
     def __call__(self, into: Tensor, workspace: Tensor) -> None:
-        self.engine.chosen.run(**self.addresses, y=into.data_ptr(), workspace=workspace.data_ptr())
+        self.run(self.way, into, workspace)
+
+    @property
+    def way(self) -> Way:
+        """Once it is settled."""
+        assert self.engine.chosen is not None
+        return self.engine.chosen
+
+    def run(self, way: Way, into: Tensor, workspace: Tensor) -> None:
+        way.run(**self.addresses, y=into.data_ptr(), workspace=workspace.data_ptr())
+
+
+def workspace_of(way: Way, device: torch.device) -> Tensor:
+    return torch.empty(max(1, way.workspace), dtype=torch.uint8, device=device)
 
 
 def ends_itself(dtype: torch.dtype, allow_tf32: bool) -> bool:

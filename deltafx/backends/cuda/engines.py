@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,27 @@ NOTHING: Operation = ("mul", "number", 1.0)
 TIMED, CALLS = 3, 5  # graphs of each, and the calls in one
 
 
+@dataclass(frozen=True)
+class Way:
+    """One of those that cuDNN proposes."""
+
+    form: Any  # _cuda.FusedConvolution
+    number: int
+    compiles: bool  # when it is made
+
+    def make(self) -> bool:
+        """Whether it works."""
+        return self.form.make(self.number)
+
+    @property
+    def workspace(self) -> int:
+        """Bytes, once it is made."""
+        return self.form.workspace(self.number)
+
+    def run(self, **addresses: int) -> None:
+        self.form.run(self.number, **addresses)
+
+
 class Engine:
     """How cuDNN computes fused convolutions of one form; settled when the first of them is prepared.
 
@@ -31,58 +53,51 @@ class Engine:
     """
 
     def __init__(self, form: dict[str, Any]):
-        self.forms: list[Any] = []
-        self.chosen: Any = None
+        self.ways = proposed(form)  # the best that cuDNN expects first
+        self.compiled_tries = COMPILED_ALONE
+        self.chosen: Way | None = None
         self.is_settled = False
-        self.ask(form)
-        if self.forms and not any(self.forms[0].ways):
-            self.ask({**form, "ending": (*form["ending"], NOTHING)})
-
-    @property
-    def compiled_tries(self) -> int:
-        return TRIED_COMPILED if len(self.forms) > 1 else COMPILED_ALONE
-
-    def ask(self, form: dict[str, Any]) -> None:
-        with contextlib.suppress(RuntimeError):  # cuDNN's heuristic has nothing for it
-            self.forms.append(_cuda.FusedConvolution(**form))
+        if self.ways and not any(way.compiles for way in self.ways):
+            self.compiled_tries = TRIED_COMPILED
+            self.ways += proposed({**form, "ending": (*form["ending"], NOTHING)})
 
     def compile(self) -> None:
         """What `settle` is going to try, before it does. Threads may do so for different engines at a time."""
-        assert not self.is_settled  # another way would be taken
-        ways = (form.take(way) for form in self.forms for way, compiles in enumerate(form.ways) if compiles)
-        first = bool(self.forms) and self.forms[0].ways[:1] == [True]
-        wanted = self.compiled_tries if torch.backends.cudnn.benchmark else int(first)
-        list(itertools.islice(filter(None, ways), wanted))
+        at_once = any(way.compiles for way in self.ways[:1])
+        wanted = self.compiled_tries if torch.backends.cudnn.benchmark else int(at_once)
+        list(itertools.islice((way for way in self.ways if way.compiles and way.make()), wanted))
 
-    def settle(self, run: Callable[[], None], otherwise: Callable[[], None]) -> bool:
-        """Take one of its ways to compute it: the first that works or, if ways are tried, the fastest.
+    def settle(self, run: Callable[[Way], None], otherwise: Callable[[], None]) -> bool:
+        """Choose one of its ways to compute it: the first that works or, if ways are tried, the fastest.
 
         False if none works, or none beats `otherwise`.
         """
         if not self.is_settled:
-            self.is_settled, tries = True, torch.backends.cudnn.benchmark
-            least, best = milliseconds(otherwise) if tries else math.inf, None
-            for form, way in self.tried(run) if tries else itertools.islice(self.working(run), 1):
-                taken = milliseconds(run) if tries else 0.0
-                if taken < least:
-                    least, best = taken, (form, way)
-            self.chosen = None
-            if best is not None:
-                self.chosen, way = best
-                self.chosen.take(way)
+            self.is_settled = True
+            if torch.backends.cudnn.benchmark:
+                self.chosen = self.fastest(run, milliseconds(otherwise))
+            else:
+                self.chosen = next(working(self.ways, run), None)
         return self.chosen is not None
 
-    def tried(self, run: Callable[[], None]) -> Iterator[tuple[Any, int]]:
-        yield from itertools.islice(self.working(run, compiles=False), TRIED)
-        yield from itertools.islice(self.working(run, compiles=True), self.compiled_tries)
+    def fastest(self, run: Callable[[Way], None], least: float) -> Way | None:
+        """Of those that are tried and take less."""
+        chosen = None
+        for compiles, tries in ((False, TRIED), (True, self.compiled_tries)):
+            ways = [way for way in self.ways if way.compiles == compiles]
+            for way in itertools.islice(working(ways, run), tries):
+                taken = milliseconds(partial(run, way))
+                if taken < least:
+                    least, chosen = taken, way
+        return chosen
 
-    def working(self, run: Callable[[], None], compiles: bool | None = None) -> Iterator[tuple[Any, int]]:
-        """Ways that work, the best that cuDNN expects first; each is taken."""
-        for form in self.forms:
-            self.chosen = form
-            for way, is_compiled in enumerate(form.ways):
-                if compiles in (None, is_compiled) and form.take(way) and runs(run):
-                    yield form, way
+
+def proposed(form: dict[str, Any]) -> list[Way]:
+    """By cuDNN's heuristic."""
+    with contextlib.suppress(RuntimeError):  # it has nothing for it
+        convolution = _cuda.FusedConvolution(**form)
+        return [Way(convolution, number, compiles) for number, compiles in enumerate(convolution.ways)]
+    return []
 
 
 def compile_all(engines: Iterable[Engine], device: torch.device) -> None:
@@ -94,8 +109,12 @@ def compile_all(engines: Iterable[Engine], device: torch.device) -> None:
             list(pool.map(Engine.compile, new))
 
 
+def working(ways: Iterable[Way], run: Callable[[Way], None]) -> Iterator[Way]:
+    """Those by which cuDNN computes what it said that it could."""
+    return (way for way in ways if way.make() and runs(partial(run, way)))
+
+
 def runs(call: Callable[[], None]) -> bool:
-    """Whether cuDNN computes what it said that it could."""
     with contextlib.suppress(RuntimeError):
         call()
         return True

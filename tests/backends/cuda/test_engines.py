@@ -10,7 +10,7 @@ import torch
 
 pytest.importorskip("deltafx._cuda")
 from deltafx.backends.cuda import engines
-from deltafx.backends.cuda.engines import NOTHING, Engine, compile_all
+from deltafx.backends.cuda.engines import NOTHING, Engine, Way, compile_all
 from deltafx.backends.cuda.parts import prepare
 
 RELU = ("relu", "", 0.0)
@@ -24,15 +24,14 @@ class Proposed:
     def __init__(self, ways: dict[int, list[tuple[bool, float]]], ending: tuple):
         if len(ending) not in ways:
             raise RuntimeError("no engines")
-        self.known, self.taken, self.compilations = ways[len(ending)], -1, 0
+        self.known, self.compiled = ways[len(ending)], 0
 
     @property
     def ways(self) -> list[bool]:
         return [compiles for compiles, _ in self.known]
 
-    def take(self, way: int) -> bool:
-        self.compilations += self.known[way][0]
-        self.taken = way
+    def make(self, way: int) -> bool:
+        self.compiled += self.known[way][0]
         return self.known[way][1] > 0
 
 
@@ -44,51 +43,49 @@ def engine(monkeypatch: pytest.MonkeyPatch, ways: dict[int, list[tuple[bool, flo
     return Engine({"ending": (RELU,)})
 
 
-def settled(engine: Engine, otherwise: float) -> Any:
-    def run() -> float:
-        return engine.chosen.known[engine.chosen.taken][1]
+def settled(engine: Engine, otherwise: float) -> tuple[int, int] | None:
+    """The chosen way: how many operations cuDNN was asked for, and its number."""
 
-    return engine.settle(run, lambda: otherwise)  # type: ignore[arg-type,return-value]
+    def run(way: Way) -> float:
+        return way.form.known[way.number][1]
+
+    if not engine.settle(run, lambda: otherwise):  # type: ignore[arg-type,return-value]
+        assert engine.chosen is None
+        return None
+    assert engine.chosen is not None
+    forms = list({id(way.form): way.form for way in engine.ways})
+    return forms.index(id(engine.chosen.form)) + 1, engine.chosen.number
 
 
-def test_the_fastest_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = engine(monkeypatch, {1: ENDED})
-    assert settled(chosen, 4.0)
-    assert chosen.chosen.taken == 1
+def test_the_fastest_way_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settled(engine(monkeypatch, {1: ENDED}), 4.0) == (1, 1)
 
 
 def test_kernels_that_are_compiled_are_asked_for_with_an_operation_that_changes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert NOTHING == ("mul", "number", 1.0)
-    chosen = engine(monkeypatch, {1: ENDED, 2: COMPILED})
-    assert settled(chosen, 4.0)
-    assert (chosen.chosen, chosen.chosen.taken) == (chosen.forms[1], 0)  # one more is not tried
-    alone = engine(monkeypatch, {1: COMPILED, 2: COMPILED})
-    assert len(alone.forms) == 1
-    assert settled(alone, 4.0)
-    assert alone.chosen.taken == 1
+    assert settled(engine(monkeypatch, {1: ENDED, 2: COMPILED}), 4.0) == (2, 0)  # one more is not tried
+    assert settled(engine(monkeypatch, {1: COMPILED, 2: ENDED}), 4.0) == (1, 1)  # it is not asked again
 
 
-def test_nothing_is_taken_where_another_way_is_faster_or_none_works(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert not settled(engine(monkeypatch, {1: ENDED, 2: COMPILED}), 1.5)
-    assert not settled(engine(monkeypatch, {1: [(False, 0.0)]}), 4.0)
-    assert engine(monkeypatch, {}).forms == []
+def test_nothing_is_chosen_where_another_way_is_faster_or_none_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settled(engine(monkeypatch, {1: ENDED, 2: COMPILED}), 1.5) is None
+    assert settled(engine(monkeypatch, {1: [(False, 0.0)]}), 4.0) is None
+    assert engine(monkeypatch, {}).ways == []
 
 
-def test_without_benchmark_the_first_that_works_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_benchmark_the_first_that_works_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = engine(monkeypatch, {1: [(False, 0.0), *ENDED], 2: COMPILED}, tries=False)
-    assert settled(chosen, 0.1)
-    assert (chosen.chosen, chosen.chosen.taken) == (chosen.forms[0], 1)
-    assert chosen.forms[1].compilations == 0
+    assert settled(chosen, 0.1) == (1, 1)
+    assert sum(way.form.compiled for way in chosen.ways) == 0
 
 
 def test_a_choice_stays_when_another_frame_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen = engine(monkeypatch, {1: [(True, 1.0), (True, 2.0), (True, 3.0)]})
-    assert settled(chosen, 4.0)
+    assert settled(chosen, 4.0) == (1, 0)
     compile_all([chosen], torch.device("cuda"))
-    assert settled(chosen, 0.1)
-    assert chosen.chosen.taken == 0
+    assert settled(chosen, 0.1) == (1, 0)
 
 
 def test_compiling_ahead_compiles_what_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +93,7 @@ def test_compiling_ahead_compiles_what_is_tried(monkeypatch: pytest.MonkeyPatch)
     for ways, tries, count in ((beside, True, 1), (alone, True, 4), (beside, False, 0), (alone, False, 2)):
         chosen = engine(monkeypatch, ways, tries)
         chosen.compile()
-        assert chosen.forms[-1].compilations == count  # with one that does not work
+        assert chosen.ways[-1].form.compiled == count  # with one that does not work
         assert settled(chosen, 4.0)
 
 
