@@ -4,7 +4,8 @@
 
 A case is NETWORK:BATCH:HEIGHTxWIDTH, with `:tf32` for float32 whose products are tf32 (float16 else), and with
 `:clip` for the frames of --clip instead of forced masks. The whole call is timed with CUDA events, its host side
-included; dense and converted networks of a case run in one process, each side in the order of the table. Each case is
+included; dense and converted networks of a case run in one process, each side in the order of the table, and each case
+in a process of its own: the profiler, which counts launches last of all, slows every later call. A case is
 a JSON file in the folder --out as soon as it is measured, and is not measured again while it is there; the table beside
 the folder is made of all of them (`python -m benchmarks.gpu_table FOLDER` adds the plots). Where time is short:
 --seconds, after which no case is begun, --compile-ahead, for torch.compile on all processors, and --tune-seconds, for
@@ -14,12 +15,15 @@ max-autotune.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +85,10 @@ def pictures(batch: int, height: int, width: int, dtype: torch.dtype) -> list[Te
     return [frame.contiguous(memory_format=torch.channels_last) for frame in both]
 
 
-def forced(dm: Any, case: Case, frames: list[Tensor], shares: dict[str, float | None]) -> Iterator[tuple[str, dict]]:
-    """Every share in turn. All that is computed changes."""
+def under_masks(
+    dm: Any, case: Case, frames: list[Tensor], shares: dict[str, float | None]
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """What calls it, for every share in turn. All that is computed changes."""
     height, width = frames[0].shape[-2:]
     number = 0
 
@@ -95,8 +101,7 @@ def forced(dm: Any, case: Case, frames: list[Tensor], shares: dict[str, float | 
         with force_masks(dm, mask_of(share, height, width), gates=case.forces_gates):
             for _ in range(5):
                 call()
-            found = {**milliseconds(call), **work(dm)}
-            yield label, {**found, "launches": launches(call)} if label in COUNTED else found
+            yield label, call
 
 
 def work(dm: Any) -> dict[str, float]:
@@ -131,6 +136,7 @@ def judged(found: dict[str, Any], best: float, dtype: torch.dtype) -> dict[str, 
 
 @torch.no_grad()
 def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    use_tensor_cores()
     network, batch, size, *rest = name.split(":")
     height, width = (int(x) for x in size.split("x"))
     dtype = dtype_of(name)
@@ -149,14 +155,24 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     result["relative_difference"] = relative_difference(dm(frames[0]), dense(frames[0]))
     chosen = {label: share for label, share in SHARES.items() if not options.shares or label in options.shares}
     result["converted"] = {
-        label: judged(found, best, dtype) for label, found in forced(dm, case, frames, chosen)
+        label: judged({**milliseconds(call), **work(dm)}, best, dtype)
+        for label, call in under_masks(dm, case, frames, chosen)
     }  # fmt: skip
     result["cut"] = cut_frame(dm, frames)
     report = deltafx.report(dm)
     result["state_bytes"], result["nodes"] = report.totals["state_bytes"], len(report.nodes)
     result["output_bytes"] = sum(output_bytes(graph, graph.runtime.plans[0]) for graph in graphs_of(dm))
     result["not_compiled"] = [node.path for node in report.nodes if node.note or node.kernel in ("dense", "eager")]
+    counted = {label: share for label, share in chosen.items() if label in COUNTED}
+    for label, call in under_masks(dm, case, frames, counted):
+        result["converted"][label]["launches"] = launches(call)
     return result
+
+
+def alone(name: str, options: argparse.Namespace) -> dict[str, Any]:
+    """`measured`, in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measured, name, options).result()
 
 
 def on_clip(case: Case, size: tuple[int, int], dtype: torch.dtype, options: Any) -> dict[str, Any]:
@@ -176,14 +192,16 @@ def on_clip(case: Case, size: tuple[int, int], dtype: torch.dtype, options: Any)
     ways = {mode: {"mode": mode} for mode in MODES}
     if options.threshold is not None:
         ways["calibrated"] = {"threshold": str(options.threshold)}
-    result["converted"] = {}
+    converted = {}
     for label, how in ways.items():
-        try:
-            dm = deltafx.convert(model, preprocess=preprocess, **how)
-        except deltafx.ConvertError:
-            continue  # the calibration is another network's
-        result["converted"][label] = judged(over_clip(dm, dense, frames, ready), best, dtype)
+        with contextlib.suppress(deltafx.ConvertError):  # the calibration is another network's
+            converted[label] = deltafx.convert(model, preprocess=preprocess, **how)
+    result["converted"] = {
+        label: judged(over_clip(dm, dense, frames, ready), best, dtype) for label, dm in converted.items()
+    }  # fmt: skip
+    for label, dm in converted.items():
         result["state_bytes"] = deltafx.report(dm).totals["state_bytes"]
+        result["converted"][label]["launches"] = launches(lambda dm=dm: dm(frames[-1]))
     return result
 
 
@@ -206,7 +224,7 @@ def over_clip(dm: Any, dense: nn.Module, frames: list[Tensor], ready: list[Tenso
     means = {name: statistics.fmean(values) for name, values in figures.items()}
     return {
         **summary(times), **means, "share": means["macs"] / report.totals["macs_dense"],
-        "gate": str(settings_of(dm).input_gate), "launches": launches(lambda: dm(frames[-1])),
+        "gate": str(settings_of(dm).input_gate),
     }  # fmt: skip
 
 
@@ -228,7 +246,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cuda"), help="a folder")
     parser.add_argument("--again", action="store_true", help="also cases that are there")
     options = parser.parse_args()
-    use_tensor_cores()
     options.out.mkdir(parents=True, exist_ok=True)
     facts = {
         "device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
@@ -245,7 +262,7 @@ def main() -> None:
             print(f"{case}: not begun after {options.seconds:.0f} s", file=sys.stderr)
             continue
         try:
-            result = {**facts, **measured(case, options), "seconds": time.perf_counter() - started}
+            result = {**facts, **alone(case, options), "seconds": time.perf_counter() - started}
         except Missing as reason:
             print(f"{case}: {reason}", file=sys.stderr)
             continue
@@ -255,7 +272,6 @@ def main() -> None:
         file_of(options.out, case).write_text(json.dumps(result, indent=1) + "\n")
         options.out.with_suffix(".md").write_text(table(read(options.out)))
         print(brief(result), flush=True)
-        torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import signal
@@ -50,13 +51,13 @@ def gpu_like(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Any:
     """`run(*words)` is `python -m benchmarks.gpu`; it writes to tmp_path / "cuda"."""
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
     monkeypatch.setattr(nn.Module, "cuda", lambda self: self)
-    for name in ("synchronize", "empty_cache"):
-        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     monkeypatch.setattr(torch.cuda, "Event", Clock)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H100 80GB HBM3")
     monkeypatch.setattr(torch, "float16", torch.float32)
     monkeypatch.setattr(gpu_opponents, "captured", lambda call: call)
     monkeypatch.setattr(gpu, "launches", lambda call: 7)
+    monkeypatch.setattr(gpu, "alone", gpu.measured)
     monkeypatch.setattr(gpu_networks, "load", lambda name, data: gpu_networks.Case(network(name)))
 
     def run(*words: Any) -> Any:
@@ -98,6 +99,12 @@ def test_every_case_is_a_file_and_is_not_measured_again(gpu_like: Any, capsys: p
     text = out.with_suffix(".md").read_text()
     assert "## tiny, batch 2, 64x96, float16" in text
     assert "## tiny, batch 1, 64x96, tf32" in text
+
+
+def test_a_case_has_a_process_of_its_own(tmp_path: Path) -> None:
+    options = argparse.Namespace(data=tmp_path)
+    with pytest.raises(gpu_networks.Missing, match="onnx"):
+        gpu.alone("nanodet:1:64x96", options)
 
 
 def test_the_bytes_of_a_frame_in_full(gpu_like: Any) -> None:
