@@ -60,7 +60,7 @@ CASES = (
 )  # fmt: skip
 MODES = ("balanced", "fast", "exact")
 COUNTED = ("nothing", "5 %", "all")  # masks at which launches are counted: at rest, sparse and dense
-WARM_FRAMES = 4  # of a clip: in full, or before the frame is one graph
+WARM_FRAMES = 4  # in full, or before the frame is one graph
 
 
 def mask_of(share: float | None, height: int, width: int) -> Tensor:
@@ -140,8 +140,10 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     network, batch, size, *rest = name.split(":")
     height, width = (int(x) for x in size.split("x"))
     dtype = dtype_of(name)
+    begin = time.perf_counter()
     case = gpu_networks.load(network, options.data)
     result: dict[str, Any] = {"case": name, "note": case.note, "dtype": "tf32" if "tf32" in rest else "float16"}
+    result["load_seconds"] = time.perf_counter() - begin
     if "clip" in rest:
         return {**result, **on_clip(case, (height, width), dtype, options)}
     frames = pictures(int(batch), height, width, dtype)
@@ -151,8 +153,14 @@ def measured(name: str, options: argparse.Namespace) -> dict[str, Any]:
     result["dense"], result["left_out"] = dense_times(dense, frames[0], not options.no_compile, tune_seconds)
     result["dense_seconds"] = time.perf_counter() - begin
     best = min(times["p50"] for times in result["dense"].values())
+    begin = time.perf_counter()
     dm = deltafx.convert(model, **case.arguments)
-    result["relative_difference"] = relative_difference(dm(frames[0]), dense(frames[0]))
+    first = dm(frames[0])
+    for number in range(1, WARM_FRAMES):
+        dm(frames[number % len(frames)])
+    torch.cuda.synchronize()
+    result["convert_seconds"] = time.perf_counter() - begin
+    result["relative_difference"] = relative_difference(first, dense(frames[0]))
     chosen = {label: share for label, share in SHARES.items() if not options.shares or label in options.shares}
     result["converted"] = {
         label: judged({**milliseconds(call), **work(dm)}, best, dtype)

@@ -20,6 +20,9 @@ share of the MACs: 1 is a network that pays for what it computes and for nothing
 twice, GB/s what a frame must move at least: weights of what computed anything, and each computed pixel's inputs,
 comparison and result."""
 
+# What of a case's time is none of the measuring.
+STAGES = {"loading": "load_seconds", "dense forms": "dense_seconds", "conversion": "convert_seconds"}
+
 
 def read(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
@@ -81,8 +84,8 @@ def brief(result: dict[str, Any]) -> str:
     best = min(result["dense"], key=lambda name: result["dense"][name]["p50"])
     rates = ", ".join(f"{label} {found['times_faster']:.2f}" for label, found in result["converted"].items())
     told = f"{result['case']}: dense {result['dense'][best]['p50']:.2f} ms ({best}); times as fast: {rates}"
-    dense = f", {result['dense_seconds']:.0f} of them dense" if "dense_seconds" in result else ""
-    return f"{told}; measured in {result['seconds']:.0f} s{dense}"
+    parts = [f"{part} {result[key]:.0f}" for part, key in STAGES.items() if key in result]
+    return f"{told}; measured in {result['seconds']:.0f} s ({', '.join(parts)})"
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
