@@ -90,8 +90,11 @@ def brief(result: dict[str, Any]) -> str:
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """Markdown."""
-    facts = sorted({f"{x['device']}, PyTorch {x['torch']}, commit {x['commit']}: `{x['command']}`" for x in results})
-    lines = ["# The CUDA backend", "", *(f"* {each}" for each in facts), "", WORDS]
+    runs: dict[str, list[str]] = {}
+    for x in results:
+        runs.setdefault(f"{x['device']}, PyTorch {x['torch']}, commit {x['commit']}", []).append(x["case"])
+    facts = [f"* {run}: `python -m benchmarks.gpu --cases {' '.join(cases)}`" for run, cases in sorted(runs.items())]
+    lines = ["# The CUDA backend", "", *facts, "", WORDS]
     for result in results:
         lines += section(result)
     return "\n".join(lines) + "\n"
