@@ -321,7 +321,8 @@ Depthwise depthwise_of(const Tensor& x, const Tensor& weight, const Window& wind
   TORCH_CHECK_VALUE(weight.dim() == 3 && weight.size(2) == out.size(1) && weight.size(1) > 0 &&
                         x.size(1) % weight.size(1) == 0 && out.size(1) % (x.size(1) / weight.size(1)) == 0,
                     "depthwise: ", x.size(1), " channels in, ", out.size(1), " out, weights ", weight.sizes());
-  const int64_t in = weight.size(1), groups = x.size(1) / in, taps = int64_t{window.kernel_rows} * window.kernel_columns;
+  const int64_t in = weight.size(1), groups = x.size(1) / in,
+                taps = int64_t{window.kernel_rows} * window.kernel_columns;
   return {matrix(x, "x"), window, data<float>(weight, at::kFloat, taps * in * out.size(1), "weight"),
           static_cast<int32_t>(in), static_cast<int32_t>(out.size(1) / groups)};
 }
@@ -380,6 +381,7 @@ Reduce reduce_of(const Tensor& x, int64_t image_rows, bool maximum, double scale
           nullptr,
           nullptr,
           data<float>(partial, at::kFloat, streams * image_rows * x.size(1), "partial"),
+          nullptr,
           static_cast<int32_t>(streams),
           static_cast<int32_t>(image_rows),
           static_cast<int32_t>(x.size(0) / (streams * image_rows)),
@@ -457,12 +459,25 @@ void pool_all_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row
   on_device_of(out, [&](cudaStream_t stream) { return pool_all(pool, commit, pixels.all, pixels.plane, stream); });
 }
 
-void reduce_all_op(const Tensor& x, int64_t image_rows, bool maximum, double scale, Tensor partial,
+void reduce_all_op(const Tensor& x, int64_t image_rows, bool maximum, double scale, Tensor partial, Tensor arrived,
                    at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers, int64_t streams,
                    Tensor out) {
   const Commit commit = whole_commit(operands, steps, numbers, streams, out);
-  const Reduce reduce = reduce_of(x, image_rows, maximum, scale, partial, out);
+  Reduce reduce = reduce_of(x, image_rows, maximum, scale, partial, out);
+  reduce.arrived = data<int32_t>(arrived, at::kInt, out.size(0), "arrived");
   on_device_of(out, [&](cudaStream_t stream) { return reduce_all(reduce, commit, stream); });
+}
+
+void product_all_op(const Tensor& x, const Tensor& weight, at::TensorList operands, at::IntArrayRef steps,
+                    at::ArrayRef<double> numbers, int64_t streams, Tensor out) {
+  const Commit commit = whole_commit(operands, steps, numbers, streams, out);
+  TORCH_CHECK_VALUE(x.size(0) == out.size(0) && x.dtype() == out.dtype(), "product_all: ", x.sizes(), " into ",
+                    out.sizes());
+  const int64_t size = out.size(1) * x.size(1);
+  const void* weights = data<void>(weight, x.scalar_type(), size, "weight");
+  const Product product{matrix(x, "x"), weights, x.size(1) * x.element_size() % 16 == 0};
+  const int pixels = static_cast<int>(out.size(0)), plane = static_cast<int>(out.size(0) / streams);
+  on_device_of(out, [&](cudaStream_t stream) { return product_all(product, commit, pixels, plane, stream); });
 }
 
 // `stretches` and `counted` are tables of addresses and sizes, [n, 2], on the device.
@@ -539,7 +554,10 @@ TORCH_LIBRARY(deltafx_cuda, m) {
   m.def(("finish(Tensor x, " + whole).c_str());
   m.def(("depthwise_all(Tensor x, Tensor weight, " + window + "int[] row_axis, int[] column_axis, " + whole).c_str());
   m.def(("pool_all(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + whole).c_str());
-  m.def(("reduce_all(Tensor x, int image_rows, bool maximum, float scale, Tensor(b!) partial, " + whole).c_str());
+  m.def(("reduce_all(Tensor x, int image_rows, bool maximum, float scale, Tensor(b!) partial, Tensor(c!) arrived, " +
+         whole)
+            .c_str());
+  m.def(("product_all(Tensor x, Tensor weight, " + whole).c_str());
   m.def(("convolve(Tensor x, Tensor weight, int groups, " + window + "bool exact, int[] tiling, Tensor(e!)? whole, " +
          ending)
             .c_str());
@@ -565,6 +583,7 @@ TORCH_LIBRARY_IMPL(deltafx_cuda, CUDA, m) {
   m.impl("depthwise_all", &depthwise_all_op);
   m.impl("pool_all", &pool_all_op);
   m.impl("reduce_all", &reduce_all_op);
+  m.impl("product_all", &product_all_op);
   m.impl("convolve", &convolve_op);
   m.impl("tilings", &tilings_op);
   m.impl("depthwise", &depthwise_op);

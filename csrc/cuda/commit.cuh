@@ -10,22 +10,6 @@ namespace deltafx::cuda {
 
 constexpr unsigned kWarp = 0xffffffffu;
 
-// A pack of a tile, whose rows begin at multiples of 16 bytes.
-template <int P>
-__device__ inline void read_tile(const float* from, float (&x)[P]) {
-#pragma unroll
-  for (int i = 0; i < P; i += 4) {
-    const float4 four = *reinterpret_cast<const float4*>(from + i);
-    x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
-  }
-}
-
-template <int P>
-__device__ inline void write_tile(float* to, const float (&x)[P]) {
-#pragma unroll
-  for (int i = 0; i < P; i += 4) *reinterpret_cast<float4*>(to + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
-}
-
 // How a pixel's change is judged, by the lanes that share it.
 struct Change {
   float sum = 0.0f, largest = 0.0f;

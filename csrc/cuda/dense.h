@@ -18,7 +18,16 @@ cudaError_t finish(const Matrix& from, const Commit&, int pixels, int plane, cud
 cudaError_t depthwise_all(const Depthwise&, const Axis& rows, const Axis& columns, const Commit&, int pixels, int plane,
                           cudaStream_t);
 cudaError_t pool_all(const Pool&, const Commit&, int pixels, int plane, cudaStream_t);
-// out[n] = steps(reduce(n)); the mask and `refresh` are null. The partial results are there for the sparse frames after it.
+// out[n] = steps(reduce(n)); the mask and `refresh` are null, and it counts in `arrived`. The partial results are there
+// for the sparse frames after it.
 cudaError_t reduce_all(const Reduce&, const Commit&, cudaStream_t);
+
+struct Product {
+  Matrix x;
+  const void* weight;  // [channels of the result, channels of x], of the dtype of x
+  bool packed;         // of the weights: 16 bytes at once
+};
+// out[p] = steps(weight x[p]), for few pixels.
+cudaError_t product_all(const Product&, const Commit&, int pixels, int plane, cudaStream_t);
 
 }  // namespace deltafx::cuda

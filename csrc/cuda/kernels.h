@@ -226,6 +226,7 @@ struct Reduce {
   const uint8_t* mask;     // [streams * rows * columns], of the input; or null, where every row is computed
   const uint8_t* refresh;  // [streams]
   float* partial;          // [streams * rows, channels]
+  int32_t* arrived;        // [streams], 0 before and after; or null, where another kernel makes the total
   int32_t streams, rows, columns;
   bool maximum;
   float scale;  // of the sum

@@ -92,6 +92,22 @@ __device__ inline void store_pack(T* to, int n, bool packed, const float (&x)[P]
   }
 }
 
+// A pack of a tile in shared memory, whose rows begin at multiples of 16 bytes.
+template <int P>
+__device__ inline void read_tile(const float* from, float (&x)[P]) {
+#pragma unroll
+  for (int i = 0; i < P; i += 4) {
+    const float4 four = *reinterpret_cast<const float4*>(from + i);
+    x[i] = four.x, x[i + 1] = four.y, x[i + 2] = four.z, x[i + 3] = four.w;
+  }
+}
+
+template <int P>
+__device__ inline void write_tile(float* to, const float (&x)[P]) {
+#pragma unroll
+  for (int i = 0; i < P; i += 4) *reinterpret_cast<float4*>(to + i) = make_float4(x[i], x[i + 1], x[i + 2], x[i + 3]);
+}
+
 // Calls f with a null pointer of the type that a feature map of this dtype has.
 template <class F>
 cudaError_t with_type(Dtype dtype, F f) {

@@ -1,98 +1,25 @@
 // The mean, sum or maximum over all pixels of each stream. A row's partial result is computed again if a pixel of it
 // was updated; the total is made of all partials, in order.
+#include "reduce.cuh"
 #include "rows.cuh"
-#include "whole.cuh"
 
 namespace deltafx::cuda {
 namespace {
 
-__device__ inline float start_of(const Reduce& e) { return e.maximum ? -INFINITY : 0.0f; }
-__device__ inline float join(float total, float x, bool larger_wins) {
-  return larger_wins ? larger(total, x) : total + x;
-}
-
-// Joins `count` packs that are `pitch` apart. Where they are whole, eight reads are under way together.
-template <class T, int P>
-__device__ void join_packs(const T* from, int64_t pitch, int count, int n, bool packed, bool larger_wins,
-                           float (&total)[P]) {
-  static_assert(P % kPack<T> == 0, "whole pieces");
-  if (packed && n >= P) {
-#pragma unroll 8
-    for (int k = 0; k < count; ++k) {
-      Pack<T> raw[P / kPack<T>];
-#pragma unroll
-      for (int i = 0; i < P / kPack<T>; ++i)
-        *reinterpret_cast<uint4*>(raw[i].of) = reinterpret_cast<const uint4*>(from + k * pitch)[i];
-#pragma unroll
-      for (int i = 0; i < P; ++i) total[i] = join(total[i], number(raw[i / kPack<T>].of[i % kPack<T>]), larger_wins);
-    }
-    return;
-  }
-#pragma unroll 1
-  for (int k = 0; k < count; ++k) {
-    float v[P];
-    load_pack(from + k * pitch, n, packed, v);
-    map_with(total, v, [&](float a, float b) { return join(a, b, larger_wins); });
-  }
-}
-
-// Joins `count` rows of channels by a block's threads, several for each pack, and gives every pack to
-// store(channel, count of channels, values). In an order that depends on nothing but how many channels there are.
-template <int P, class T, class F>
-__device__ void join_rows(const T* from, int64_t pitch, int count, int channels, bool packed, const Reduce& e,
-                          F store) {
-  __shared__ __align__(16) float parts[kRowThreads][P];
-  const int packs = (channels + P - 1) / P, width = min(packs, kRowThreads), lanes = kRowThreads / width;
-  const int lane = threadIdx.x / width, own = threadIdx.x - lane * width;
-  for (int first = 0; first < packs; first += width) {
-    const int c = (first + own) * P, n = min(P, channels - c);
-    float total[P];
-    map(total, [&](float) { return start_of(e); });
-    if (lane < lanes && n > 0)
-      join_packs(from + lane * pitch + c, lanes * pitch, (count - lane + lanes - 1) / lanes, n, packed, e.maximum,
-                 total);
-    write_tile(parts[threadIdx.x], total);
-    __syncthreads();
-    if (lane == 0 && n > 0) {
-      for (int k = 1; k < lanes; ++k) {
-        float v[P];
-        read_tile(parts[k * width + own], v);
-        map_with(total, v, [&](float a, float b) { return join(a, b, e.maximum); });
-      }
-      store(c, n, total);
-    }
-    __syncthreads();
-  }
-}
-
-// One block for each image row.
-template <class T>
-__global__ void __launch_bounds__(kRowThreads) partial_kernel(const __grid_constant__ Reduce e) {
-  constexpr int P = kPack<T>;
-  begin_kernel();
-  const int line = blockIdx.x, channels = e.x.channels;
-  if (e.mask != nullptr) {
-    int touched = e.refresh[line / e.rows];
-    for (int x = threadIdx.x; x < e.columns; x += blockDim.x) touched |= e.mask[line * e.columns + x];
-    if (!__syncthreads_or(touched)) return;
-  }
-  const T* first = static_cast<const T*>(e.x.data) + static_cast<int64_t>(line) * e.columns * e.x.pitch;
-  float* partial = e.partial + static_cast<int64_t>(line) * channels;
-  join_rows<P>(first, e.x.pitch, e.columns, channels, e.x.packed, e,
-               [&](int c, int n, const float (&total)[P]) { store_pack(partial + c, n, channels % 4 == 0, total); });
-}
+static_assert(kJoinThreads == kRowThreads, "one block joins rows in either kernel");
 
 template <class T>
 __global__ void __launch_bounds__(kRowThreads, kRowResident)
     total_kernel(const __grid_constant__ Reduce e, const __grid_constant__ Job job, RowTile shape) {
   constexpr int P = kPack<T>;
+  __shared__ __align__(16) float parts[kJoinThreads][P];
   begin_kernel();
   const int channels = e.x.channels;
   const float scale = e.maximum ? 1.0f : e.scale;
   fill_tiles<T>(job, shape, [&](const int32_t* streams, int count, float* tile) {
     for (int row = 0; row < count; ++row) {
       const float* partial = e.partial + static_cast<int64_t>(streams[row]) * e.rows * channels;
-      join_rows<P>(partial, channels, e.rows, channels, channels % 4 == 0, e, [&](int c, int, float (&total)[P]) {
+      join_rows(parts, partial, channels, e.rows, channels, channels % 4 == 0, e, [&](int c, int, float (&total)[P]) {
         map(total, [=](float v) { return v * scale; });
         write_tile(tile + row * shape.stride + c, total);
       });
@@ -100,27 +27,9 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
   });
 }
 
-// One block for each stream.
 template <class T>
-__global__ void __launch_bounds__(kRowThreads)
-    total_all_kernel(const __grid_constant__ Reduce e, const __grid_constant__ Dense d) {
-  constexpr int P = kPack<T>;
-  begin_kernel();
-  const Matrix& out = d.commit.out;
-  const int p[1] = {static_cast<int>(blockIdx.x)}, channels = e.x.channels;
-  const float scale = e.maximum ? 1.0f : e.scale;
-  const float* partial = e.partial + static_cast<int64_t>(p[0]) * e.rows * channels;
-  join_rows<P>(partial, channels, e.rows, channels, channels % 4 == 0, e, [&](int c, int n, const float (&total)[P]) {
-    float x[1][P];
-    map_with(x[0], total, [=](float, float v) { return v * scale; });
-    finish_packs<T>(d, p, c, n, true, x);
-    store_pack(static_cast<T*>(out.data) + p[0] * out.pitch + c, n, out.packed, x[0]);
-  });
-}
-
-template <class T>
-cudaError_t launch_partial(const Reduce& e, cudaStream_t stream) {
-  return launch(&partial_kernel<T>, Blocks{static_cast<int64_t>(e.streams) * e.rows, kRowThreads, 0}, stream, e);
+cudaError_t launch_partial(const Reduce& e, const Dense& d, cudaStream_t stream) {
+  return launch(&partial_kernel<T>, Blocks{static_cast<int64_t>(e.streams) * e.rows, kJoinThreads, 0}, stream, e, d);
 }
 
 }  // namespace
@@ -129,7 +38,7 @@ cudaError_t reduce(const Reduce& e, const Job& job, cudaStream_t stream) {
   const RowTile shape(job.commit.out.channels, job.capacity);
   return with_type(e.x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    const cudaError_t error = launch_partial<T>(e, stream);
+    const cudaError_t error = launch_partial<T>(e, Dense{}, stream);
     if (error != cudaSuccess) return error;
     return launch_rows(&total_kernel<T>, job, shape, stream, e, job, shape);
   });
@@ -138,10 +47,7 @@ cudaError_t reduce(const Reduce& e, const Job& job, cudaStream_t stream) {
 cudaError_t reduce_all(const Reduce& e, const Commit& commit, cudaStream_t stream) {
   return with_type(e.x.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    const cudaError_t error = launch_partial<T>(e, stream);
-    if (error != cudaSuccess) return error;
-    return launch(&total_all_kernel<T>, Blocks{e.streams, kRowThreads, 0}, stream, e,
-                  dense_of<T>(commit, e.streams, 1));
+    return launch_partial<T>(e, dense_of<T>(commit, e.streams, 1), stream);
   });
 }
 

@@ -27,7 +27,7 @@ class Recipe:
     sources: list[tuple[Leaf, str]]  # the inputs, each with its relation to the output's pixels
     window: Window
     steps: Steps
-    dense: Callable[..., Any] | None = None  # computes the first stage whole; a backend says how it is called
+    dense: Any = None  # computes the first stage whole, as a backend says
     dense_share: float = 1.0  # where more pixels than this share are computed, dense is faster
 
 

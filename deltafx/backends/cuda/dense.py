@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from deltafx.backends.cuda.candidates import axes_of
+from deltafx.backends.cuda.candidates import axes_of, reads_itself
 from deltafx.backends.cuda.cudnn import Convolution
 from deltafx.backends.cuda.dense_convolution import DenseConvolution
 from deltafx.backends.matrix import NoKernel, matrix_of
@@ -24,11 +24,7 @@ if TYPE_CHECKING:
 
 operators = torch.ops.deltafx_cuda
 
-KERNELS = {"reduce": 2}  # of operators that are more than one, in both forms: partial results, and their total
-
-
-def kernels_of(recipe: Recipe) -> int:
-    return KERNELS.get(recipe.operator, 1)
+FEW_PIXELS = 16  # of all streams, for which a library takes as long as for a hundred
 
 
 def whole_operator(recipe: Recipe) -> tuple[Any, tuple]:
@@ -41,8 +37,9 @@ def whole_operator(recipe: Recipe) -> tuple[Any, tuple]:
     if name == "depthwise":
         return operators.depthwise_all.default, (*arguments, *axes_of(recipe.window))
     if name == "reduce":
-        x, _, *others = arguments  # without the mask
-        return operators.reduce_all.default, (x, *others)
+        x, _, rows, maximum, scale, partial = arguments  # without the mask
+        arrived = torch.zeros(partial.shape[0] // rows, dtype=torch.int32, device=partial.device)
+        return operators.reduce_all.default, (x, rows, maximum, scale, partial, arrived)
     raise NoKernel("it has no dense form")
 
 
@@ -57,8 +54,25 @@ class MatrixProduct:
         torch.mm(self.x, self.weight, out=into)
 
 
-def product(p: Product, filled_up: Tensor, allow_tf32: bool) -> Convolution | MatrixProduct | None:
+@dataclass(frozen=True, eq=False)
+class SmallProduct:
+    """Of few pixels `[pixels, in]` and weights `[out, in]`. It can be ended, too."""
+
+    x: Tensor
+    weight: Tensor
+
+    @classmethod
+    def of(cls, p: Product, filled_up: Tensor) -> SmallProduct:
+        """`filled_up` is the input's matrix, with what its buffer is filled up with."""
+        weight = p.weight[0, 0].t()
+        weight = torch.nn.functional.pad(weight, (0, filled_up.shape[1] - weight.shape[1]))
+        return cls(filled_up, weight.to(filled_up.device, filled_up.dtype).contiguous())
+
+
+def product(p: Product, filled_up: Tensor, allow_tf32: bool) -> Convolution | MatrixProduct | SmallProduct | None:
     """What computes a product whole, without bias; None: the sparse kernel does, and refreshes every pixel."""
+    if p.weight.shape[0] == 1 and reads_itself(p.window) and filled_up.shape[0] <= FEW_PIXELS:
+        return SmallProduct.of(p, filled_up)
     if isinstance(p.whole, Linear):
         return MatrixProduct(matrix_of(p.x), p.whole.weight.detach().to(filled_up.device, p.x.dtype).t())
     return Convolution.of(p, filled_up, allow_tf32)
@@ -84,10 +98,11 @@ class DenseForm(Protocol):
 class DenseOperator:
     """What our own kernel makes of every pixel, with the steps."""
 
-    def __init__(self, recipe: Recipe, leaf: Leaf, out: Tensor):
-        self.operator, arguments = whole_operator(recipe)
+    launches = 1
+
+    def __init__(self, operator: Any, arguments: tuple, recipe: Recipe, leaf: Leaf, out: Tensor):
+        self.operator = operator
         self.arguments = (*arguments, *recipe.steps.arguments, leaf.pixel[0], out)
-        self.launches = kernels_of(recipe)
 
     def propose(self) -> None:
         pass
@@ -126,7 +141,10 @@ def dense_form(recipe: Recipe, leaf: Leaf, out: Tensor, plan: Plan) -> DenseForm
         return DenseConvolution(recipe.dense, recipe.steps, leaf, out, plan)
     if isinstance(recipe.dense, MatrixProduct):
         return DenseMatrixProduct(recipe.dense, recipe, leaf, out)
+    if isinstance(recipe.dense, SmallProduct):
+        small = recipe.dense.x, recipe.dense.weight
+        return DenseOperator(operators.product_all.default, small, recipe, leaf, out)
     try:
-        return DenseOperator(recipe, leaf, out)
+        return DenseOperator(*whole_operator(recipe), recipe, leaf, out)
     except NoKernel:
         return None

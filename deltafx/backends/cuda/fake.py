@@ -10,7 +10,7 @@ from deltafx import _cuda
 
 OPERATORS = (
     "clear", "collect", "convolve", "depthwise", "pool", "copy", "reduce", "dense_to_delta", "mark", "finish",
-    "depthwise_all", "pool_all", "reduce_all", "tick",
+    "depthwise_all", "pool_all", "reduce_all", "product_all", "tick",
 )  # fmt: skip
 
 

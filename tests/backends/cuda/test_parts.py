@@ -24,6 +24,7 @@ if unavailable("cuda"):
     pytest.skip(f"CUDA backend: {unavailable('cuda')}", allow_module_level=True)
 
 from deltafx.backends.cuda import parts
+from deltafx.backends.cuda.dense import FEW_PIXELS, DenseOperator
 from deltafx.backends.cuda.dense_convolution import DenseConvolution
 from deltafx.backends.cuda.parts import DENSE, REST, SPARSE
 from tests.backends.cuda.quiet import without_waiting_or_allocating
@@ -347,6 +348,35 @@ def test_a_bad_frame_leaves_nothing_where_channels_are_filled_up(dtype: torch.dt
     frames = course(dtype, (MANY, FEW, FEW, MANY, FEW, FEW))
     frames[3][1, 0, 5:30, 5:30] = float("nan")
     assert_as_exact(dm, model, frames)
+
+
+class Gated(nn.Module):
+    """Squeeze and excite, a maximum, and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.squeeze, self.excite = nn.Conv2d(3, 20, 3), nn.Conv2d(20, 5, 1), nn.Conv2d(5, 20, 1)
+        self.classify = nn.Linear(40, 11)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.first(x))
+        gate = torch.sigmoid(self.excite(F.silu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        x = x * gate
+        return self.classify(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("streams", [1, 5, 16, 17])
+def test_products_for_few_pixels_are_one_kernel(streams: int, dtype: torch.dtype, monkeypatch: Any) -> None:
+    choose(monkeypatch, 0.0)
+    torch.manual_seed(0)
+    model = on_device(Gated().eval(), dtype)
+    dm = deltafx.convert(model, backend="cuda")
+    assert_as_exact(dm, model, (torch.randn(streams, 3, 18, 25, device="cuda").to(dtype) for _ in range(6)))
+    assert choices(dm) == [DENSE]
+    products = [form for form in dense_forms(dm) if isinstance(form, DenseOperator)]
+    assert [form.launches for form in products] == [1] * len(products)
+    assert len(products) == (7 if streams <= FEW_PIXELS else 4)
 
 
 TRANSPOSED: dict[str, tuple[int, int, dict[str, Any]]] = {  # channels in and out
