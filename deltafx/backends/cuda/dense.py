@@ -6,7 +6,7 @@ It looks at no mask. What runs the node sparsely would write the same, but for r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from deltafx.backends.cuda.candidates import axes_of, reads_itself
 from deltafx.backends.cuda.cudnn import Convolution
 from deltafx.backends.cuda.dense_convolution import DenseConvolution
+from deltafx.backends.cuda.dense_form import DenseForm
 from deltafx.backends.matrix import NoKernel, matrix_of
 from deltafx.backends.recipe import Product, Recipe
 from deltafx.ops import Linear
@@ -78,53 +79,28 @@ def product(p: Product, filled_up: Tensor, allow_tf32: bool) -> Convolution | Ma
     return Convolution.of(p, filled_up, allow_tf32)
 
 
-class DenseForm(Protocol):
-    """Runs one node of one plan densely."""
-
-    @property
-    def launches(self) -> int:
-        """How many kernels it is, once it is prepared."""
-        ...
-
-    def propose(self) -> None:
-        """Before any form of a plan is prepared: what libraries may do for it is asked for."""
-
-    def prepare(self) -> None:
-        """Before a capture: libraries settle how they compute this, and memory is taken."""
-
-    def __call__(self) -> None: ...
-
-
-class DenseOperator:
+class DenseOperator(DenseForm):
     """What our own kernel makes of every pixel, with the steps."""
-
-    launches = 1
 
     def __init__(self, operator: Any, arguments: tuple, recipe: Recipe, leaf: Leaf, out: Tensor):
         self.operator = operator
         self.arguments = (*arguments, *recipe.steps.arguments, leaf.pixel[0], out)
 
-    def propose(self) -> None:
-        pass
-
-    def prepare(self) -> None:
-        pass
-
     def __call__(self) -> None:
         self.operator(*self.arguments)
 
 
-class DenseMatrixProduct:
+class DenseMatrixProduct(DenseForm):
     """What cuBLAS computes, and the steps on it."""
 
     def __init__(self, product: MatrixProduct, recipe: Recipe, leaf: Leaf, out: Tensor):
         self.product, self.out = product, out
         self.arguments = (out, *recipe.steps.arguments, leaf.pixel[0], out)
         self.finishes = bool(recipe.steps.codes)
-        self.launches = 1 + self.finishes
 
-    def propose(self) -> None:
-        pass
+    @property
+    def launches(self) -> int:
+        return 1 + self.finishes
 
     def prepare(self) -> None:
         self.product(torch.empty_like(self.out))

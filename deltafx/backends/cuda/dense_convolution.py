@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from deltafx.backends.cuda.cudnn import NARROW, Convolution, FusedConvolution
+from deltafx.backends.cuda.dense_form import DenseForm
 from deltafx.backends.cuda.ending import PLAIN, ending_of
 from deltafx.backends.cuda.engines import Engine
 from deltafx.backends.matrix import filled_up, matrix
@@ -56,7 +57,7 @@ class Scratch:
             self.workspace = workspace
 
 
-class DenseConvolution:
+class DenseConvolution(DenseForm):
     """Of one node of one plan.
 
     Odd numbers of channels are slow. Where nothing reads what the buffer is filled up with, this is computed too, from
