@@ -8,31 +8,12 @@
 #include "cuda/grid.cu"
 #include "cuda/product.cu"
 #include "cuda/reduce.cuh"
+#include "numbers.h"
 
 using namespace deltafx;
 using namespace deltafx::cuda;
 
 namespace {
-
-std::mt19937 generator;
-int any(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
-
-// Pixels of some channels, filled up to whole pieces of 16 bytes or not.
-template <class T>
-struct Numbers {
-  int pitch;
-  std::vector<Pack<T>> memory;
-
-  Numbers(int rows, int channels, bool filled) {
-    pitch = filled ? (channels + kPack<T> - 1) / kPack<T> * kPack<T> : channels;
-    memory.resize((rows * pitch + kPack<T> - 1) / kPack<T>);
-    for (Pack<T>& pack : memory)
-      for (T& x : pack.of) x = rounded<T>(std::normal_distribution<float>()(generator));
-  }
-
-  T* at(int row) { return memory.data()->of + row * pitch; }
-  Matrix matrix(int channels, Dtype dtype) { return {at(0), pitch, channels, dtype, pitch % kPack<T> == 0}; }
-};
 
 // A result, what stands there before, and the step that makes it: SiLU.
 template <class T>
@@ -62,7 +43,7 @@ struct Result {
     for (int row = 0; row < rows; ++row)
       for (int c = 0; c < out.pitch; ++c) {
         const double x = number(out.at(row)[c]), y = want[row * out.pitch + c];
-        if (std::abs(x - y) <= (sizeof(T) == 4 ? 1e-5 : 4e-3) * (1 + std::abs(y))) continue;
+        if (near<T>(x, y)) continue;
         std::printf("%s: %g instead of %g in row %d of %d, channel %d of %d\n", what, x, y, row, rows, c, channels);
         return false;
       }
