@@ -439,13 +439,15 @@ Pixels pixels_of(const Tensor& out, int64_t streams, const Window& window) {
 
 void depthwise_all_op(const Tensor& x, const Tensor& weight, const Tensor& rows, const Tensor& columns, int64_t in_rows,
                       int64_t in_columns, at::IntArrayRef row_axis, at::IntArrayRef column_axis,
-                      at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers, int64_t streams,
-                      Tensor out) {
+                      std::optional<Tensor> sums, at::TensorList operands, at::IntArrayRef steps,
+                      at::ArrayRef<double> numbers, int64_t streams, Tensor out) {
   const Commit commit = whole_commit(operands, steps, numbers, streams, out);
   const Depthwise depthwise = depthwise_of(x, weight, window_of(rows, columns, in_rows, in_columns), out);
   const Pixels pixels = pixels_of(out, streams, depthwise.window);
+  float* rows_sums = data<float>(sums, at::kFloat, pixels.all / depthwise.window.out_columns * out.size(1), "sums");
   on_device_of(out, [&](cudaStream_t stream) {
-    return depthwise_all(depthwise, axis_of(row_axis), axis_of(column_axis), commit, pixels.all, pixels.plane, stream);
+    return depthwise_all(depthwise, axis_of(row_axis), axis_of(column_axis), rows_sums, commit, pixels.all,
+                         pixels.plane, stream);
   });
 }
 
@@ -459,12 +461,13 @@ void pool_all_op(const Tensor& x, bool maximum, const std::optional<Tensor>& row
   on_device_of(out, [&](cudaStream_t stream) { return pool_all(pool, commit, pixels.all, pixels.plane, stream); });
 }
 
-void reduce_all_op(const Tensor& x, int64_t image_rows, bool maximum, double scale, Tensor partial, Tensor arrived,
-                   at::TensorList operands, at::IntArrayRef steps, at::ArrayRef<double> numbers, int64_t streams,
-                   Tensor out) {
+void reduce_all_op(const Tensor& x, int64_t image_rows, bool maximum, double scale, Tensor partial,
+                   std::optional<Tensor> arrived, at::TensorList operands, at::IntArrayRef steps,
+                   at::ArrayRef<double> numbers, int64_t streams, Tensor out) {
   const Commit commit = whole_commit(operands, steps, numbers, streams, out);
   Reduce reduce = reduce_of(x, image_rows, maximum, scale, partial, out);
   reduce.arrived = data<int32_t>(arrived, at::kInt, out.size(0), "arrived");
+  if (!arrived) reduce.x.data = nullptr;  // the partial results are there
   on_device_of(out, [&](cudaStream_t stream) { return reduce_all(reduce, commit, stream); });
 }
 
@@ -552,9 +555,11 @@ TORCH_LIBRARY(deltafx_cuda, m) {
   m.def("mark(Tensor(a!) stretches, int value, Tensor(b!) counted) -> ()");
   const std::string whole = "Tensor[] operands, int[] steps, float[] numbers, int streams, Tensor(a!) out) -> ()";
   m.def(("finish(Tensor x, " + whole).c_str());
-  m.def(("depthwise_all(Tensor x, Tensor weight, " + window + "int[] row_axis, int[] column_axis, " + whole).c_str());
+  m.def(("depthwise_all(Tensor x, Tensor weight, " + window + "int[] row_axis, int[] column_axis, Tensor(b!)? sums, " +
+         whole)
+            .c_str());
   m.def(("pool_all(Tensor x, bool maximum, Tensor? row_share, Tensor? column_share, " + window + whole).c_str());
-  m.def(("reduce_all(Tensor x, int image_rows, bool maximum, float scale, Tensor(b!) partial, Tensor(c!) arrived, " +
+  m.def(("reduce_all(Tensor x, int image_rows, bool maximum, float scale, Tensor(b!) partial, Tensor(c!)? arrived, " +
          whole)
             .c_str());
   m.def(("product_all(Tensor x, Tensor weight, " + whole).c_str());

@@ -14,12 +14,13 @@ struct Dense {
 
 // out[p] = steps(from[p]); `from` may be the result itself.
 cudaError_t finish(const Matrix& from, const Commit&, int pixels, int plane, cudaStream_t);
-// out[p] = steps(depthwise(p)) and out[p] = steps(pool(p)), as in a sparse frame. The axes are those of the window.
-cudaError_t depthwise_all(const Depthwise&, const Axis& rows, const Axis& columns, const Commit&, int pixels, int plane,
-                          cudaStream_t);
+// out[p] = steps(depthwise(p)) and out[p] = steps(pool(p)), as in a sparse frame. The axes are those of the window. The
+// first adds up each row of the result too, if `sums` is not null: [rows of all streams, channels].
+cudaError_t depthwise_all(const Depthwise&, const Axis& rows, const Axis& columns, float* sums, const Commit&,
+                          int pixels, int plane, cudaStream_t);
 cudaError_t pool_all(const Pool&, const Commit&, int pixels, int plane, cudaStream_t);
-// out[n] = steps(reduce(n)); the mask and `refresh` are null, and it counts in `arrived`. The partial results are there
-// for the sparse frames after it.
+// out[n] = steps(reduce(n)); the mask and `refresh` are null. Partial results are made and counted in `arrived`, or, if
+// x has no data, they are there. They stay for the sparse frames after it.
 cudaError_t reduce_all(const Reduce&, const Commit&, cudaStream_t);
 
 struct Product {

@@ -29,7 +29,8 @@ __global__ void __launch_bounds__(kRowThreads, kRowResident)
 
 template <class T>
 cudaError_t launch_partial(const Reduce& e, const Dense& d, cudaStream_t stream) {
-  return launch(&partial_kernel<T>, Blocks{static_cast<int64_t>(e.streams) * e.rows, kJoinThreads, 0}, stream, e, d);
+  const int64_t blocks = e.x.data == nullptr ? e.streams : static_cast<int64_t>(e.streams) * e.rows;
+  return launch(&partial_kernel<T>, Blocks{blocks, kJoinThreads, 0}, stream, e, d);
 }
 
 }  // namespace

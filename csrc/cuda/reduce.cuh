@@ -81,7 +81,8 @@ __device__ inline bool comes_last(int32_t* arrived, int blocks) {
   return last;
 }
 
-// One block for each image row. With `arrived`, the last one of a stream makes the total.
+// One block for each image row. With `arrived`, the last one of a stream makes the total; without x, there is one for
+// each stream, which does.
 template <class T>
 __global__ void __launch_bounds__(kJoinThreads)
     partial_kernel(const __grid_constant__ Reduce e, const __grid_constant__ Dense d) {
@@ -89,18 +90,20 @@ __global__ void __launch_bounds__(kJoinThreads)
   __shared__ __align__(16) float parts[kJoinThreads][P];
   begin_kernel();
   const int line = blockIdx.x, channels = e.x.channels;
-  if (e.mask != nullptr) {
-    int touched = e.refresh[line / e.rows];
-    for (int x = threadIdx.x; x < e.columns; x += blockDim.x) touched |= e.mask[line * e.columns + x];
-    if (!__syncthreads_or(touched)) return;
+  int p[1] = {line};  // of the result
+  if (e.x.data != nullptr) {
+    p[0] = line / e.rows;
+    if (e.mask != nullptr) {
+      int touched = e.refresh[p[0]];
+      for (int x = threadIdx.x; x < e.columns; x += blockDim.x) touched |= e.mask[line * e.columns + x];
+      if (!__syncthreads_or(touched)) return;
+    }
+    const T* first = static_cast<const T*>(e.x.data) + static_cast<int64_t>(line) * e.columns * e.x.pitch;
+    float* partial = e.partial + static_cast<int64_t>(line) * channels;
+    join_rows(parts, first, e.x.pitch, e.columns, channels, e.x.packed, e,
+              [&](int c, int n, const float (&total)[P]) { store_pack(partial + c, n, channels % 4 == 0, total); });
+    if (e.arrived == nullptr || !comes_last(e.arrived + p[0], e.rows)) return;
   }
-  const T* first = static_cast<const T*>(e.x.data) + static_cast<int64_t>(line) * e.columns * e.x.pitch;
-  float* partial = e.partial + static_cast<int64_t>(line) * channels;
-  join_rows(parts, first, e.x.pitch, e.columns, channels, e.x.packed, e,
-            [&](int c, int n, const float (&total)[P]) { store_pack(partial + c, n, channels % 4 == 0, total); });
-  if (e.arrived == nullptr) return;
-  const int p[1] = {line / e.rows};
-  if (!comes_last(e.arrived + p[0], e.rows)) return;
   const Matrix& out = d.commit.out;
   const float scale = e.maximum ? 1.0f : e.scale;
   const float* all = e.partial + static_cast<int64_t>(p[0]) * e.rows * channels;

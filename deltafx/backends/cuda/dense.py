@@ -6,16 +6,17 @@ It looks at no mask. What runs the node sparsely would write the same, but for r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from deltafx.backends.cuda.candidates import axes_of, reads_itself
+from deltafx.backends.cuda.candidates import reads_itself
 from deltafx.backends.cuda.cudnn import Convolution
 from deltafx.backends.cuda.dense_convolution import DenseConvolution
 from deltafx.backends.cuda.dense_form import DenseForm
-from deltafx.backends.matrix import NoKernel, matrix_of
+from deltafx.backends.cuda.dense_operators import DenseDepthwise, DenseOperator, DenseReduction
+from deltafx.backends.matrix import matrix_of
 from deltafx.backends.recipe import Product, Recipe
 from deltafx.ops import Linear
 from deltafx.state import Leaf
@@ -26,22 +27,6 @@ if TYPE_CHECKING:
 operators = torch.ops.deltafx_cuda
 
 FEW_PIXELS = 16  # of all streams, for which a library takes as long as for a hundred
-
-
-def whole_operator(recipe: Recipe) -> tuple[Any, tuple]:
-    """What computes every pixel of a node that is no product, and what it is called with before its steps."""
-    name, arguments = recipe.operator, recipe.arguments
-    if name == "copy":
-        return operators.finish.default, arguments
-    if name == "pool":
-        return operators.pool_all.default, arguments
-    if name == "depthwise":
-        return operators.depthwise_all.default, (*arguments, *axes_of(recipe.window))
-    if name == "reduce":
-        x, _, rows, maximum, scale, partial = arguments  # without the mask
-        arrived = torch.zeros(partial.shape[0] // rows, dtype=torch.int32, device=partial.device)
-        return operators.reduce_all.default, (x, rows, maximum, scale, partial, arrived)
-    raise NoKernel("it has no dense form")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,17 +64,6 @@ def product(p: Product, filled_up: Tensor, allow_tf32: bool) -> Convolution | Ma
     return Convolution.of(p, filled_up, allow_tf32)
 
 
-class DenseOperator(DenseForm):
-    """What our own kernel makes of every pixel, with the steps."""
-
-    def __init__(self, operator: Any, arguments: tuple, recipe: Recipe, leaf: Leaf, out: Tensor):
-        self.operator = operator
-        self.arguments = (*arguments, *recipe.steps.arguments, leaf.pixel[0], out)
-
-    def __call__(self) -> None:
-        self.operator(*self.arguments)
-
-
 class DenseMatrixProduct(DenseForm):
     """What cuBLAS computes, and the steps on it."""
 
@@ -120,7 +94,11 @@ def dense_form(recipe: Recipe, leaf: Leaf, out: Tensor, plan: Plan) -> DenseForm
     if isinstance(recipe.dense, SmallProduct):
         small = recipe.dense.x, recipe.dense.weight
         return DenseOperator(operators.product_all.default, small, recipe, leaf, out)
-    try:
-        return DenseOperator(*whole_operator(recipe), recipe, leaf, out)
-    except NoKernel:
-        return None
+    if recipe.operator == "depthwise":
+        return DenseDepthwise(recipe, leaf, out)
+    if recipe.operator == "reduce":
+        return DenseReduction(recipe, leaf, out)
+    if recipe.operator in ("copy", "pool"):
+        whole = operators.finish.default if recipe.operator == "copy" else operators.pool_all.default
+        return DenseOperator(whole, recipe.arguments, recipe, leaf, out)
+    return None

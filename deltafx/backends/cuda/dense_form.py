@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class DenseForm:
     """Runs one node of one plan densely: every pixel is computed into the same buffer, and no mask looked at."""
@@ -16,6 +18,12 @@ class DenseForm:
 
     def prepare(self) -> None:
         """Before a capture: libraries settle how they compute this, and memory is taken."""
+
+    def follow(self, forms: Mapping[int, DenseForm]) -> None:
+        """Before a capture, in the order in which forms run: those of the same part, by the leaf that each writes.
+
+        What one of them is told here holds for the capture.
+        """
 
     def __call__(self) -> None:
         raise NotImplementedError

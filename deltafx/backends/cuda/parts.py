@@ -18,6 +18,7 @@ from deltafx.backends.cuda.break_even import Call, split, updated_share
 from deltafx.backends.cuda.candidates import Marks
 from deltafx.backends.cuda.dense_convolution import engines_of
 from deltafx.backends.cuda.engines import compile_all
+from deltafx.backends.cuda.kernel import CompiledKernel
 from deltafx.backends.cuda.lanes import Schedule
 from deltafx.graph_times import GraphTimes
 from deltafx.profile import captured_times
@@ -70,6 +71,10 @@ class Part:
         self.schedule.run(lambda number: call(*self.calls[number]))
 
     def dense(self) -> None:
+        kernels = [state.kernel for state in self.states if isinstance(state.kernel, CompiledKernel)]
+        forms = {id(kernel.leaf): kernel.dense for kernel in kernels if kernel.dense is not None}
+        for form in forms.values():
+            form.follow(forms)
         operators.mark.default(self.cleared, 0, self.nothing)
         operators.mark.default(self.set, 1, self.counted)
         self.schedule.run(lambda number: self.run_densely(self.states[number]))

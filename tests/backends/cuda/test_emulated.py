@@ -1,4 +1,4 @@
-"""Kernels run by threads of the host, where there is no device: the mask rule, small products, reductions, steps."""
+"""Kernels run by threads of the host, where there is no device: the mask rule, and those of dense frames."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return built
 
 
-@pytest.mark.parametrize(("name", "count"), [("candidates", 40), ("products", 5), ("steps", 3)])
+@pytest.mark.parametrize(("name", "count"), [("candidates", 40), ("depthwise", 8), ("products", 5), ("steps", 3)])
 def test_kernels_compute_what_plain_loops_do(build: Callable[[str], Path], name: str, count: int) -> None:
     program = build(name)
     for seed in range(3):

@@ -24,8 +24,9 @@ if unavailable("cuda"):
     pytest.skip(f"CUDA backend: {unavailable('cuda')}", allow_module_level=True)
 
 from deltafx.backends.cuda import parts
-from deltafx.backends.cuda.dense import FEW_PIXELS, DenseOperator
+from deltafx.backends.cuda.dense import FEW_PIXELS
 from deltafx.backends.cuda.dense_convolution import DenseConvolution
+from deltafx.backends.cuda.dense_operators import DenseOperator, DenseReduction
 from deltafx.backends.cuda.parts import DENSE, REST, SPARSE
 from tests.backends.cuda.quiet import without_waiting_or_allocating
 from tests.backends.cuda.test_backend import CONVOLUTIONS, DTYPES, on_device
@@ -377,6 +378,36 @@ def test_products_for_few_pixels_are_one_kernel(streams: int, dtype: torch.dtype
     products = [form for form in dense_forms(dm) if isinstance(form, DenseOperator)]
     assert [form.launches for form in products] == [1] * len(products)
     assert len(products) == (7 if streams <= FEW_PIXELS else 4)
+
+
+class Excited(nn.Module):
+    """Means of what depthwise convolutions compute, and a maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 24, 3, stride=2), nn.Conv2d(24, 24, 3, padding=1, groups=24)
+        self.squeeze, self.excite, self.third = (
+            nn.Conv2d(24, 6, 1),
+            nn.Conv2d(6, 24, 1),
+            nn.Conv2d(24, 24, 5, groups=24),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.second(F.relu(self.first(x))))
+        x = x * torch.sigmoid(self.excite(F.silu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        x = F.relu(self.third(x))
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_depthwise_convolutions_add_up_their_rows(dtype: torch.dtype, count: int) -> None:
+    torch.manual_seed(0)
+    model = on_device(Excited().eval(), dtype)
+    dm = deltafx.convert(model, backend="cuda")
+    assert_as_exact(dm, model, course(dtype))
+    reductions = [form for form in dense_forms(dm) if isinstance(form, DenseReduction)]
+    if count == 1:
+        assert [form.arrived is None for form in reductions] == [True, True, False]
 
 
 TRANSPOSED: dict[str, tuple[int, int, dict[str, Any]]] = {  # channels in and out
