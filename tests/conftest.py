@@ -6,6 +6,17 @@ import torch
 
 
 @pytest.fixture(autouse=True, scope="module")
+def _seeded_fixtures():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """So that a test does the same alone, after others, and again."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
 def _one_thread(request):
     """Most tests run tensors so small that starting a second thread takes longer than the work."""
     threads = torch.get_num_threads()
