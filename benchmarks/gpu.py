@@ -6,11 +6,10 @@ A case is NETWORK:BATCH:HEIGHTxWIDTH, with `:tf32` for float32 whose products ar
 `:clip` for the frames of --clip instead of forced masks. The whole call is timed with CUDA events, its host side
 included; dense and converted networks of a case run in one process, each side in the order of the table, and each case
 in a process of its own, where launches are counted last of all: what ran before, and the profiler, may slow what comes
-after. A case is
-a JSON file in the folder --out as soon as it is measured, and is not measured again while it is there; the table beside
-the folder is made of all of them (`python -m benchmarks.gpu_table FOLDER` adds the plots). Where time is short:
---seconds, after which no case is begun, --compile-ahead, for torch.compile on all processors, and --tune-seconds, for
-max-autotune.
+after. A case is a JSON file in the folder --out as soon as it is measured, and is not measured again while it is there;
+the table beside the folder is made of all of them (`python -m benchmarks.gpu_table FOLDER` adds the plots). Where time
+is short: --seconds, after which no case is begun, --compile-ahead, for torch.compile on all processors, and
+--tune-seconds, for max-autotune.
 """
 
 from __future__ import annotations
