@@ -114,6 +114,17 @@ __device__ inline void depthwise_together(const Depthwise& depthwise, const Side
     if (x + r < window.out_columns) store_pack(static_cast<T*>(out.data) + p[r] * out.pitch + c, n, out.packed, sum[r]);
 }
 
+// Adds the first `count` of these, as they are written, to a pack in shared memory.
+template <class T, int R, int P>
+__device__ inline void add_to(float* total, const float (&x)[R][P], int count) {
+  float sum[P];
+  read_tile(total, sum);
+#pragma unroll
+  for (int r = 0; r < R; ++r)
+    if (r < count) map_with(sum, x[r], [](float s, float v) { return s + number(rounded<T>(v)); });
+  write_tile(total, sum);
+}
+
 // A thread has one pack of channels of kTogether pixels, or of several times as many of a row, which are added up.
 template <class T>
 __global__ void __launch_bounds__(kWholeThreads)
@@ -123,8 +134,10 @@ __global__ void __launch_bounds__(kWholeThreads)
   __shared__ __align__(16) float totals[kWholeThreads][P];
   begin_kernel();
   const int groups = shape.row_groups.by, columns = depthwise.window.out_columns;
+  float* const total = totals[threadIdx.x];
+  const bool adds = lines.sums != nullptr;
   int line, group, pack, step = groups;
-  if (lines.sums == nullptr) {
+  if (!adds) {
     const int own = blockIdx.x * kWholeThreads + threadIdx.x, place = own / d.packs;
     line = place / shape.row_groups, group = place - line * groups, pack = own - place * d.packs.by;
     if (line >= d.pixels / columns) return;
@@ -132,22 +145,15 @@ __global__ void __launch_bounds__(kWholeThreads)
     line = blockIdx.x / lines.chunks, group = threadIdx.x / lines.width, step = lines.lanes;
     pack = (blockIdx.x - line * lines.chunks.by) * lines.width.by + threadIdx.x - group * lines.width.by;
     if (group >= lines.lanes || pack >= d.packs.by) group = groups;  // a thread too many
+    const float nothing[P] = {};
+    write_tile(total, nothing);
   }
-  float* const total = totals[threadIdx.x];
-  const float nothing[P] = {};
-  write_tile(total, nothing);
   for (int g = group; g < groups; g += step) {
     float x[R][P];
     depthwise_together<T>(depthwise, shape, d, line, g * R, pack * P, x);
-    if (lines.sums == nullptr) return;
-    float sum[P];
-    read_tile(total, sum);
-#pragma unroll
-    for (int r = 0; r < R; ++r)
-      if (g * R + r < columns) map_with(sum, x[r], [](float s, float v) { return s + number(rounded<T>(v)); });
-    write_tile(total, sum);
+    if (adds) add_to<T>(total, x, columns - g * R);
   }
-  if (lines.sums == nullptr) return;
+  if (!adds) return;
   __syncthreads();
   if (threadIdx.x >= lines.width.by || pack >= d.packs.by) return;
   float sum[P];

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 operators = torch.ops.deltafx_cuda
 
-KERNELS = {"reduce": 2}  # of operators that are more than one: partial results, and their total
 WIDEST_PIXEL = 22_000  # channels: a pixel that is not split among blocks stands in shared memory as float32
 
 
@@ -80,7 +79,8 @@ class CompiledKernel:
         self.steps = (*self.collect.arguments, *recipe.steps.arguments)
         self.ending = (out, leaf.mask, leaf.tally)
         self.truncation = node.truncation
-        self.launches = (self.collect.collecting is not None) + KERNELS.get(recipe.operator, 1)
+        kernels = 2 if recipe.operator == "reduce" else 1  # partial results, and their total
+        self.launches = (self.collect.collecting is not None) + kernels
         self.dense = dense_form(recipe, leaf, out, plan)
         self.whole: Whole | None = None
         self.tilings: Tilings | None = None

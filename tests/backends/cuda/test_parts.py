@@ -386,11 +386,8 @@ class Excited(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Conv2d(3, 24, 3, stride=2), nn.Conv2d(24, 24, 3, padding=1, groups=24)
-        self.squeeze, self.excite, self.third = (
-            nn.Conv2d(24, 6, 1),
-            nn.Conv2d(6, 24, 1),
-            nn.Conv2d(24, 24, 5, groups=24),
-        )
+        self.squeeze, self.excite = nn.Conv2d(24, 6, 1), nn.Conv2d(6, 24, 1)
+        self.third = nn.Conv2d(24, 24, 5, groups=24)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.silu(self.second(F.relu(self.first(x))))

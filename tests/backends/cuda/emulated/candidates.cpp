@@ -3,18 +3,14 @@
 #include "block.h"
 
 #include <cstdio>
-#include <random>
 
 #include "cuda/candidates.cuh"
 #include "cuda/grid.cu"
+#include "numbers.h"
 
 using namespace deltafx::cuda;
 
 namespace {
-
-std::mt19937 generator;
-int any(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
-bool one_in(int count) { return any(1, count) == 1; }
 
 struct Case {
   int streams, taps, stride, dilation, padding, in_rows, in_columns, out_columns, plane, columns;
@@ -94,24 +90,21 @@ std::vector<int> found_by_a_block(const Case& given) {
   return pixels;
 }
 
+bool finds() {
+  Case given;
+  while (!given.suits()) given = Case();
+  std::vector<int> want;
+  for (int n = 0; n < given.streams; ++n)
+    for (int pixel = 0; pixel < given.plane; ++pixel)
+      if (given.names(n, pixel)) want.push_back(n * given.plane + pixel);
+  const std::vector<int> got = found_by_a_block(given);
+  if (got == want) return true;
+  std::printf("%zu pixels instead of %zu: %d streams of %dx%d, %d taps, stride %d, dilation %d, padding %d\n",
+              got.size(), want.size(), given.streams, given.in_rows, given.in_columns, given.taps, given.stride,
+              given.dilation, given.padding);
+  return false;
+}
+
 }  // namespace
 
-int main(int, char** arguments) {
-  generator.seed(std::atoi(arguments[1]));
-  for (int rules = std::atoi(arguments[2]); rules > 0;) {
-    const Case given;
-    if (!given.suits()) continue;
-    std::vector<int> want;
-    for (int n = 0; n < given.streams; ++n)
-      for (int pixel = 0; pixel < given.plane; ++pixel)
-        if (given.names(n, pixel)) want.push_back(n * given.plane + pixel);
-    const std::vector<int> got = found_by_a_block(given);
-    if (got != want) {
-      std::printf("%zu pixels instead of %zu: %d streams of %dx%d, %d taps, stride %d, dilation %d, padding %d\n",
-                  got.size(), want.size(), given.streams, given.in_rows, given.in_columns, given.taps, given.stride,
-                  given.dilation, given.padding);
-      return 1;
-    }
-    --rules;
-  }
-}
+int main(int, char** arguments) { return tried(arguments, finds); }

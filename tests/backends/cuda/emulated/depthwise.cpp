@@ -85,7 +85,5 @@ bool convolves(Dtype dtype) {
 }  // namespace
 
 int main(int, char** arguments) {
-  generator.seed(std::atoi(arguments[1]));
-  for (int count = std::atoi(arguments[2]); count > 0; --count)
-    if (!convolves<float>(Dtype::float32) || !convolves<__half>(Dtype::float16)) return 1;
+  return tried(arguments, [] { return convolves<float>(Dtype::float32) && convolves<__half>(Dtype::float16); });
 }

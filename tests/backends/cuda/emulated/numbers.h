@@ -1,6 +1,8 @@
-// Random numbers as kernels take them.
+// Random numbers as kernels take them, and trying something with many of them.
 #pragma once
 
+#include <cmath>
+#include <cstdlib>
 #include <random>
 #include <vector>
 
@@ -8,6 +10,16 @@
 
 inline std::mt19937 generator;
 inline int any(int low, int high) { return std::uniform_int_distribution<int>(low, high)(generator); }
+inline bool one_in(int count) { return any(1, count) == 1; }
+
+// Of a program whose arguments are a seed and how often to try: whether that went well every time, as it exits with it.
+template <class F>
+int tried(char** arguments, F once) {
+  generator.seed(std::atoi(arguments[1]));
+  for (int count = std::atoi(arguments[2]); count > 0; --count)
+    if (!once()) return 1;
+  return 0;
+}
 
 // Pixels of some channels, filled up to whole pieces of 16 bytes or not.
 template <class T>

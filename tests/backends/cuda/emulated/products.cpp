@@ -3,7 +3,6 @@
 #include "block.h"
 
 #include <cstdio>
-#include <random>
 
 #include "cuda/grid.cu"
 #include "cuda/product.cu"
@@ -102,9 +101,8 @@ bool reduces(Dtype dtype) {
 }  // namespace
 
 int main(int, char** arguments) {
-  generator.seed(std::atoi(arguments[1]));
-  for (int count = std::atoi(arguments[2]); count > 0; --count)
-    if (!multiplies<float>(Dtype::float32) || !multiplies<__half>(Dtype::float16) || !reduces<float>(Dtype::float32) ||
-        !reduces<__half>(Dtype::float16))
-      return 1;
+  return tried(arguments, [] {
+    return multiplies<float>(Dtype::float32) && multiplies<__half>(Dtype::float16) && reduces<float>(Dtype::float32) &&
+           reduces<__half>(Dtype::float16);
+  });
 }

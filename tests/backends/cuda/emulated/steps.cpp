@@ -3,7 +3,6 @@
 #include "block.h"
 
 #include <cstdio>
-#include <random>
 
 #include "cuda/dense.cu"
 #include "cuda/grid.cu"
@@ -111,11 +110,13 @@ bool applies(Dtype dtype, Code code, Operand kind) {
 }  // namespace
 
 int main(int, char** arguments) {
-  generator.seed(std::atoi(arguments[1]));
-  for (int count = std::atoi(arguments[2]); count > 0; --count)
+  return tried(arguments, [] {
+    bool well = true;
     for (Code code = Code::relu; code <= Code::prelu; code = static_cast<Code>(static_cast<int>(code) + 1)) {
       const bool alone = code < Code::add;
       const auto kind = static_cast<Operand>(alone ? 0 : any(1, static_cast<int>(Operand::pixel_gate)));
-      if (!applies<float>(Dtype::float32, code, kind) || !applies<__half>(Dtype::float16, code, kind)) return 1;
+      well = well && applies<float>(Dtype::float32, code, kind) && applies<__half>(Dtype::float16, code, kind);
     }
+    return well;
+  });
 }
