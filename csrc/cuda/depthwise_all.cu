@@ -27,11 +27,10 @@ struct Lines {
 
 // As a function of its own: for windows that nobody hurries.
 template <class T, int P>
-__device__ __noinline__ void depthwise_pack_apart(const Depthwise& d, int p, int channels, int c, int n, float* sum) {
-  float own[P];
-  depthwise_pack<T>(d, p, channels, c, n, own);
-#pragma unroll
-  for (int e = 0; e < P; ++e) sum[e] = own[e];
+__device__ __noinline__ Values<P> depthwise_pack_apart(const Depthwise& d, int p, int channels, int c, int n) {
+  Values<P> sum;
+  depthwise_pack<T>(d, p, channels, c, n, sum.of);
+  return sum;
 }
 
 // The same of R pixels side by side, with a window of K x K neighbours and stride S: what they share is read once. The
@@ -102,11 +101,7 @@ __device__ inline void depthwise_together(const Depthwise& depthwise, const Side
       break;
     default:
 #pragma unroll
-      for (int r = 0; r < R; ++r) {
-        float one[P];
-        depthwise_pack_apart<T, P>(depthwise, p[r], out.channels, c, n, one);
-        map_with(sum[r], one, [](float, float v) { return v; });
-      }
+      for (int r = 0; r < R; ++r) assign(sum[r], depthwise_pack_apart<T, P>(depthwise, p[r], out.channels, c, n));
   }
   finish_packs<T>(d, p, c, n, true, sum);
 #pragma unroll

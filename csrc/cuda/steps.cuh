@@ -40,12 +40,29 @@ __device__ inline float clamp(float x, float low, float high) {
 __device__ inline float larger(float x, float y) { return x > y || x != x ? x : y; }
 __device__ inline float smaller(float x, float y) { return x < y || x != x ? x : y; }
 
+// A pack of numbers as functions that are not inlined take and return it: in registers. The address of an array would be
+// known to them, and then other arrays, which the compiler keeps in the same place, were written to memory too.
+template <int P>
+struct Values {
+  float of[P];
+};
+
+template <int P>
+__device__ inline void assign(float (&x)[P], const Values<P>& v) {
+  map_with(x, v.of, [](float, float s) { return s; });
+}
+
+template <int P>
+__device__ inline Values<P> values(const float (&x)[P]) {
+  Values<P> v;
+  map_with(v.of, x, [](float, float s) { return s; });
+  return v;
+}
+
 // What a code that ends few nodes does to a pack.
 template <int P>
-__device__ __noinline__ void apply_function(Code code, float a, float b, float* pack) {
-  float x[P];
-#pragma unroll
-  for (int i = 0; i < P; ++i) x[i] = pack[i];
+__device__ __noinline__ Values<P> apply_function(Code code, float a, float b, Values<P> pack) {
+  float(&x)[P] = pack.of;
   switch (code) {
     case Code::elu: map(x, [=](float v) { return v > 0.0f ? v * b : a * expm1f(v); }); break;
     case Code::gelu: map(x, [](float v) { return 0.5f * v * (1.0f + erff(v * 0.70710678f)); }); break;
@@ -63,16 +80,14 @@ __device__ __noinline__ void apply_function(Code code, float a, float b, float* 
     case Code::reciprocal: map(x, [](float v) { return 1.0f / v; }); break;
     default: break;  // apply_alone knows it
   }
-#pragma unroll
-  for (int i = 0; i < P; ++i) pack[i] = x[i];
+  return pack;
 }
 
 // The same of a code with an operand.
 template <int P>
-__device__ __noinline__ void apply_function_of_two(Code code, float a, const float* operand, float* pack) {
-  float x[P], y[P];
-#pragma unroll
-  for (int i = 0; i < P; ++i) x[i] = pack[i], y[i] = operand[i];
+__device__ __noinline__ Values<P> apply_function_of_two(Code code, float a, Values<P> pack, Values<P> operand) {
+  float(&x)[P] = pack.of;
+  const float(&y)[P] = operand.of;
   switch (code) {
     case Code::rsub: map_with(x, y, [=](float v, float w) { return fmaf(-a, v, w); }); break;
     case Code::div: map_with(x, y, [](float v, float w) { return v / w; }); break;
@@ -82,8 +97,7 @@ __device__ __noinline__ void apply_function_of_two(Code code, float a, const flo
     case Code::prelu: map_with(x, y, [](float v, float w) { return v > 0.0f ? v : w * v; }); break;
     default: break;  // apply_step knows it
   }
-#pragma unroll
-  for (int i = 0; i < P; ++i) pack[i] = x[i];
+  return pack;
 }
 
 // A step without an operand, on packs of R pixels. Those that end most nodes are applied in place.
@@ -102,12 +116,7 @@ __device__ inline void apply_alone(const Step& step, float (&x)[R][P]) {
     case Code::leaky_relu: apply([=](float s) { return s > 0.0f ? s : a * s; }); break;
     default:
 #pragma unroll
-      for (int r = 0; r < R; ++r) {
-        float t[P];
-        map_with(t, x[r], [](float, float s) { return s; });
-        apply_function<P>(step.code, a, b, t);
-        map_with(x[r], t, [](float, float s) { return s; });
-      }
+      for (int r = 0; r < R; ++r) assign(x[r], apply_function(step.code, a, b, values(x[r])));
   }
 }
 
@@ -145,11 +154,7 @@ __device__ inline void apply_step(const Step& step, const int (&p)[R], const int
     } else if (code == Code::mul) {
       map_with(x[r], y, [](float s, float w) { return s * w; });
     } else {
-      float t[P], u[P];
-      map_with(t, x[r], [](float, float s) { return s; });
-      map_with(u, y, [](float, float s) { return s; });
-      apply_function_of_two<P>(code, a, u, t);
-      map_with(x[r], t, [](float, float s) { return s; });
+      assign(x[r], apply_function_of_two(code, a, values(x[r]), values(y)));
     }
   }
 }
