@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import deltafx
 from deltafx.backends import unavailable
@@ -22,11 +22,16 @@ pytestmark = pytest.mark.cuda
 
 
 class Joined(Everything):
-    """Also a concatenation, whose mask is collected, and of whose parts one is copied."""
+    """Also a concatenation, whose mask is collected, of whose parts one is copied, and a product of one pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classifier = nn.Conv2d(8, 4, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         pooled, gated = super().forward(x)
-        return pooled, torch.cat([gated, x[..., :9, :10].mean(1, keepdim=True), gated], 1)
+        classes = self.classifier(pooled.mean((2, 3), keepdim=True))
+        return pooled, torch.cat([gated, x[..., :9, :10].mean(1, keepdim=True), gated], 1), classes
 
 
 @pytest.fixture(scope="module")
