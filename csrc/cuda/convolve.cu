@@ -410,22 +410,28 @@ size_t shared_bytes(const Conv& conv) {
   return Traits::kStages * Traits::kStageBytes + Taps<Traits::kM>::bytes(conv);
 }
 
-// What a tiling is expected to take, in microseconds, where the given share of the pixels is computed. The constants are fitted to
-// what the convolutions of resnet50 took with every tiling on an H200, one stream and eight of 1280x720 with 5 % updates: those
-// chosen take 4 % more than the best ones. They decide about speed alone.
-constexpr double kShare = 0.14;
+// What a tiling is expected to take, in microseconds, in a frame with few changes and in one with many: the share of
+// the pixels that is computed. The constants are fitted to what the convolutions of resnet50 took with every tiling on
+// an H200, one stream and eight of 1280x720 with 5 % updates, which is the larger share. They decide about speed alone.
+constexpr double kFewPixels = 0.02, kManyPixels = 0.14;
 struct Cost {
   int m, n, resident;
   // A step of one block, how much longer it takes for each other on its chip, what follows the steps.
   double step, sharing, ending;
 
   double of(const Conv& conv, int capacity, int parts) const {
+    return with(kFewPixels, conv, capacity, parts) + with(kManyPixels, conv, capacity, parts);
+  }
+
+  double with(double share, const Conv& conv, int capacity, int parts) const {
     const double chips = multiprocessors();
-    const double tiles = std::ceil(capacity * kShare / m) * divide_up(conv.out_per_group, n) * conv.groups;
+    const double tiles = std::ceil(capacity * share / m) * divide_up(conv.out_per_group, n) * conv.groups;
     const double rounds = tiles * parts / (chips * resident);
     const double others = std::min<double>(resident, std::ceil(tiles * parts / chips)) - 1.0;
     const double one = conv.steps * step * (1.0 + sharing * others) / parts + 11.0 + ending / std::pow(parts, 1.7) +
-                       (parts > 4 ? 6.0 : parts > 1 ? 2.5 : 0.0);
+                       (parts > 4   ? 6.0
+                        : parts > 1 ? 2.5
+                                    : 0.0);
     return one * (rounds < 3.0 ? std::ceil(rounds) : rounds + 0.5);
   }
 };
@@ -476,8 +482,7 @@ std::vector<Tiling> tilings(const Conv& conv) {
   const int most = is_hopper() ? std::min(8, std::max(1, conv.steps / 2)) : 1;
   std::vector<Tiling> all;
   for (const Tile tile : tiles)
-    for (int parts = 1; parts <= most; parts *= 2)
-      all.push_back({tile, parts});
+    for (int parts = 1; parts <= most; parts *= 2) all.push_back({tile, parts});
   return all;
 }
 
