@@ -429,9 +429,7 @@ struct Cost {
     const double rounds = tiles * parts / (chips * resident);
     const double others = std::min<double>(resident, std::ceil(tiles * parts / chips)) - 1.0;
     const double one = conv.steps * step * (1.0 + sharing * others) / parts + 11.0 + ending / std::pow(parts, 1.7) +
-                       (parts > 4   ? 6.0
-                        : parts > 1 ? 2.5
-                                    : 0.0);
+                       (parts > 4 ? 6.0 : parts > 1 ? 2.5 : 0.0);
     return one * (rounds < 3.0 ? std::ceil(rounds) : rounds + 0.5);
   }
 };
@@ -482,7 +480,8 @@ std::vector<Tiling> tilings(const Conv& conv) {
   const int most = is_hopper() ? std::min(8, std::max(1, conv.steps / 2)) : 1;
   std::vector<Tiling> all;
   for (const Tile tile : tiles)
-    for (int parts = 1; parts <= most; parts *= 2) all.push_back({tile, parts});
+    for (int parts = 1; parts <= most; parts *= 2)
+      all.push_back({tile, parts});
   return all;
 }
 

@@ -40,8 +40,8 @@ __device__ inline float clamp(float x, float low, float high) {
 __device__ inline float larger(float x, float y) { return x > y || x != x ? x : y; }
 __device__ inline float smaller(float x, float y) { return x < y || x != x ? x : y; }
 
-// A pack of numbers as functions that are not inlined take and return it: in registers. The address of an array would be
-// known to them, and then other arrays, which the compiler keeps in the same place, were written to memory too.
+// A pack of numbers as functions that are not inlined take and return it: in registers. They would know an array's
+// address, and then other arrays, which the compiler keeps in the same place, would be written to memory too.
 template <int P>
 struct Values {
   float of[P];

@@ -111,12 +111,11 @@ bool applies(Dtype dtype, Code code, Operand kind) {
 
 int main(int, char** arguments) {
   return tried(arguments, [] {
-    bool well = true;
     for (Code code = Code::relu; code <= Code::prelu; code = static_cast<Code>(static_cast<int>(code) + 1)) {
       const bool alone = code < Code::add;
       const auto kind = static_cast<Operand>(alone ? 0 : any(1, static_cast<int>(Operand::pixel_gate)));
-      well = well && applies<float>(Dtype::float32, code, kind) && applies<__half>(Dtype::float16, code, kind);
+      if (!applies<float>(Dtype::float32, code, kind) || !applies<__half>(Dtype::float16, code, kind)) return false;
     }
-    return well;
+    return true;
   });
 }
