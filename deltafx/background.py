@@ -96,6 +96,9 @@ class BackgroundRefresh:
     def note(self, inputs: Sequence[Leaf], refreshed: Tensor | None) -> None:
         """What a frame changed is nothing to it."""
 
+    def capture(self) -> None:
+        """What it sets is other rows in every frame."""
+
     def rest(self) -> None:
         """No strips in this frame."""
         clear(self.turns)

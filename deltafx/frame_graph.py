@@ -99,6 +99,8 @@ class FrameGraph:
         try:
             with timed:
                 self.graph = importlib.import_module("deltafx.backends.cuda.parts").capture(self.inner, self.plan)
+            if self.plan.background is not None:
+                self.plan.background.capture()
         except BaseException:
             self.plan.frame_graph = None
             raise

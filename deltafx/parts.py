@@ -40,6 +40,7 @@ TRANSIENT = (
     "lock",
     "watched",
     "dtype",
+    "levels",
     "counts",
     "macs",
     "streams",
@@ -209,6 +210,7 @@ class DeltaParts(nn.Module):
         modules = [(path, m) for path, m in self.model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
         self.watched = {path: Part(self, path, module) for path, module in modules}
         self.dtype = Weights.of(self.model).dtype or torch.float32
+        self.levels: Tensor | None = None  # with `preprocess`, where the last frame was
         self.counts: dict[tuple, DenseMacs] = {}  # by the sizes of the model's arguments
         self.macs: DenseMacs | None = None  # of a dense frame like the last one
         self.streams: int | None = None
@@ -236,13 +238,22 @@ class DeltaParts(nn.Module):
         """One frame: what the model takes and gives."""
         refuse_export()
         with self.lock, torch.no_grad():
-            if self.settings.preprocess is not None:
-                args = self.settings.preprocess.arguments(args, self.dtype)
+            args = self.dense_arguments(args)
             self.begin(args, kwargs)
             with self.intercepted([self.watched[""]]):
                 result = self.model(*args, **kwargs)
             self.end()
             return result
+
+    def dense_arguments(self, args: tuple) -> tuple:
+        """As the model takes them. Nothing is copied from the host, for which a device would have to wait."""
+        preprocess = self.settings.preprocess
+        if preprocess is None:
+            return args
+        frames, *others = preprocess.read(args)
+        if self.levels is None or self.levels.device != frames.device:
+            self.levels = preprocess.levels(self.dtype).to(frames.device)
+        return (preprocess.values(frames, self.levels), *others)
 
     def begin(self, args: tuple, kwargs: dict[str, Any]) -> None:
         tensors = [leaf for leaf in flattened(args, kwargs)[0] if isinstance(leaf, Tensor)]

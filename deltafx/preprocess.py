@@ -75,7 +75,7 @@ class Preprocess:
     def values(self, frames: Tensor, levels: Tensor) -> Tensor:
         """The model's input for raw frames, both `[N, C, H, W]`."""
         channels = frames.flip(1) if self.swap_channels else frames
-        row = LEVELS * torch.arange(len(self.mean), device=levels.device, dtype=torch.int32)
+        row = torch.arange(0, levels.numel(), LEVELS, device=levels.device, dtype=torch.int32)
         places = channels.permute(0, 2, 3, 1) + row  # of one table: twice as fast as an index for each dimension
         return levels.flatten().index_select(0, places.flatten()).view(places.shape).permute(0, 3, 1, 2)
 

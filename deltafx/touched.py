@@ -9,12 +9,13 @@ background.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from deltafx.background import Turn, clear
+from deltafx.cuda_graph import captured
 from deltafx.state import Leaf
 
 Grid = tuple[int, int]  # rows and columns
@@ -28,6 +29,7 @@ class TouchedRefresh:
         self.every = every
         self.turns: list[Turn] = []
         self.touched: dict[int, Touched] = {}  # by input
+        self.marks: Callable[[], None] = self.mark
 
     def add(self, leaf: Leaf, lag: float, forgets: bool) -> None:
         """A tensor with a mask and, if it `forgets`, a buffer; before its kernel is bound."""
@@ -36,12 +38,23 @@ class TouchedRefresh:
     def begin(self, frame: int) -> None:
         """Set what this frame computes anew. What stood there is gone: the frame must run, or all be refreshed."""
         self.rest()
-        if frame == 0 or frame % self.every:
-            return
+        if frame and frame % self.every == 0:
+            self.set()
+
+    def set(self) -> None:
+        for turn in self.turns:
+            turn.is_set = True
+        self.marks()
+
+    def capture(self) -> None:
+        """On a GPU, `mark` is one launch from now on: all that differs from time to time lies on the device."""
+        self.marks = captured(self.mark).replay
+
+    def mark(self) -> None:
+        """What was touched, in every node's strip; then nothing is."""
         for touched in self.touched.values():
             touched.pool()
         for turn in self.turns:
-            turn.is_set = True
             mask = turn.strip.mask
             for touched in self.touched.values():
                 mask |= touched.over(mask.shape)
@@ -62,9 +75,12 @@ class TouchedRefresh:
         """Remember what the frame that ends changed of the inputs, and nothing of the streams that it refreshed."""
         if any(turn.is_set for turn in self.turns):
             return  # it computed anew what it took over
+        if not self.touched:
+            shapes = [turn.strip.mask.shape for turn in self.turns]
+            self.touched = {number: Touched(leaf.mask, shapes) for number, leaf in enumerate(inputs)}
+            self.set()  # nothing: what the device makes when it is first needed is made in the first frame
+            self.rest()
         for number, leaf in enumerate(inputs):
-            if number not in self.touched:
-                self.touched[number] = Touched(leaf.mask, [turn.strip.mask.shape for turn in self.turns])
             touched = self.touched[number].mask
             touched |= leaf.mask
             if refreshed is not None and len(touched) == len(refreshed):

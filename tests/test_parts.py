@@ -199,6 +199,22 @@ def test_sizes_decide_as_they_do_for_this_frame():
     assert list(dm.parts) == [""]
 
 
+def test_levels_of_8_bit_frames_are_made_once(monkeypatch):
+    made = []
+    levels = deltafx.Preprocess.levels
+    monkeypatch.setattr(deltafx.Preprocess, "levels", lambda self, dtype: made.append(dtype) or levels(self, dtype))
+    model, preprocess = build(Sized), deltafx.Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)
+    dm = deltafx.convert(model, preprocess=preprocess)
+    clip = [torch.randint(256, (2, 12, 14, 3), dtype=torch.uint8) for _ in range(4)]
+    for frame in clip[:3]:
+        torch.testing.assert_close(dm(frame), model(preprocess(frame)), rtol=RTOL, atol=RTOL)
+    assert made == [torch.float32] * (1 + 3)  # and of the dense model's
+    dm.double()
+    want = model.double()(preprocess.normalised(preprocess.frames(clip[3]), torch.float64))
+    torch.testing.assert_close(dm(clip[3]), want)
+    assert made[-2:] == [torch.float64] * 2
+
+
 class Again(nn.Module):
     """One module, called three times in a frame."""
 

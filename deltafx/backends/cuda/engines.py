@@ -15,6 +15,7 @@ import torch
 
 from deltafx import _cuda
 from deltafx.backends.cuda.ending import Operation
+from deltafx.cuda_graph import captured
 
 # Ways to compute a convolution that are tried with `torch.backends.cudnn.benchmark`: by kernels that are there, and by
 # such as cuDNN compiles, which takes it a third of a second, beside the others or alone.
@@ -123,12 +124,14 @@ def runs(call: Callable[[], None]) -> bool:
 
 def milliseconds(call: Callable[[], None]) -> float:
     """Of one call among others in a CUDA graph, as it will be run: what the host takes does not count."""
-    call()  # libraries load and choose what they need
-    graph = torch.cuda.CUDAGraph()
-    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(TIMED)]
-    with torch.cuda.graph(graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+
+    def calls() -> None:
         for _ in range(CALLS):
             call()
+
+    call()  # libraries load and choose what they need
+    graph = captured(calls)
+    events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(TIMED)]
     for begin, end in events:
         begin.record()
         graph.replay()

@@ -20,6 +20,7 @@ from deltafx.backends.cuda.dense_convolution import engines_of
 from deltafx.backends.cuda.engines import compile_all
 from deltafx.backends.cuda.kernel import CompiledKernel
 from deltafx.backends.cuda.lanes import Schedule
+from deltafx.cuda_graph import captured
 from deltafx.graph_times import GraphTimes
 from deltafx.profile import captured_times
 from deltafx.state import COMPUTED_SUM, Leaf, NodeState
@@ -148,12 +149,13 @@ class PlainFrame:
     """The same without choices: every frame is sparse."""
 
     def __init__(self, calls: Sequence[Call], plan: Plan):
-        self.graph = torch.cuda.CUDAGraph()
-        times = captured_times(plan.timer)
-        with torch.cuda.graph(self.graph, stream=torch.cuda.Stream(), capture_error_mode="thread_local"):
+        def run() -> None:
             if times is not None:
                 times.begin()
             Schedule(calls, plan).run(lambda number: call(*calls[number]))
+
+        times = captured_times(plan.timer)
+        self.graph = captured(run)
 
     def replay(self) -> None:
         self.graph.replay()

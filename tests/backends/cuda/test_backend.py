@@ -15,7 +15,7 @@ from benchmarks.host_cases import Calls
 from deltafx.backends import unavailable
 from deltafx.measure import relative_error, tensors_of
 from deltafx.testing import blobs, clip, force_masks
-from tests.backends.cuda.quiet import without_waiting_or_allocating
+from tests.backends.cuda.quiet import without_waiting, without_waiting_or_allocating
 from tests.backends.network import SETTINGS, assert_decides_alike, network, pictures, states
 
 if unavailable("cuda"):
@@ -182,6 +182,52 @@ def test_no_frame_of_a_mode_does_either_also_where_it_refreshes_what_was_touched
         for picture in given[4:]:
             dm(picture)
     assert dm.runtime.plans[0].background.every < len(given) / 2
+
+
+def test_what_was_touched_is_marked_in_one_launch() -> None:
+    """As it is without a CUDA graph, in hundreds."""
+    model, given = on_device(network()), [picture + 0.1 * step for step, picture in enumerate(frames(14))]
+    settings = {"backend": "cuda", "threshold": 0.5, "refresh_touched": 6}
+    dm, by_node = (
+        deltafx.convert(model, options={**SPARSE, "cuda_graph": graph}, **settings) for graph in (True, False)
+    )
+    counts = []
+    for picture in given:
+        with Calls() as calls:
+            got = dm(picture)
+        counts.append(len(calls.names))
+        assert relative_error(tensors_of(got), tensors_of(by_node(picture))) < 1e-5
+        updated = [[node.update_rate for node in deltafx.report(each).nodes] for each in (dm, by_node)]
+        assert updated[0] == updated[1]
+    assert len(dm.runtime.plans[0].background.turns) > 10
+    assert counts[6] <= counts[5]
+    assert counts[12] <= counts[11]
+
+
+class Sizes(nn.Module):
+    """Decides by sizes: no graph, but what runs in place of one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return y[..., ::2] if y.shape[-1] > 4 else y
+
+
+def test_nor_does_one_of_a_model_in_parts_that_is_given_8_bit_frames() -> None:
+    model = on_device(Sizes().eval(), torch.float16)
+    half = deltafx.Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)
+    dm = deltafx.convert(model, backend="cuda", preprocess=half)
+    given = [torch.randint(256, (2, 44, 60, 3), dtype=torch.uint8, device="cuda") for _ in range(6)]
+    for frame in given[:4]:
+        dm(frame)
+    with without_waiting():
+        results = [dm(frame) for frame in given[4:]]
+    assert list(dm.parts) == [""]
+    assert relative_error([results[-1]], [model(half(given[-1]).half())]) < 1e-3
 
 
 class Segmentation(nn.Module):
