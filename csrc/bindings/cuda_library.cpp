@@ -499,8 +499,8 @@ void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_
                        std::optional<Tensor> learned, std::optional<Tensor> change, const std::optional<Tensor>& levels,
                        bool swap, const std::optional<Tensor>& forced, const std::optional<Tensor>& strip,
                        const Tensor& refresh, std::optional<Tensor> raw, std::optional<Tensor> mean,
-                       std::optional<Tensor> passed, std::optional<Tensor> counts, Tensor value, Tensor mask,
-                       Tensor tally) {
+                       std::optional<Tensor> passed, std::optional<Tensor> strength, std::optional<Tensor> strong,
+                       std::optional<Tensor> counts, Tensor value, Tensor mask, Tensor tally) {
   TORCH_CHECK_VALUE(frame.dim() == 4 && frame.device() == value.device(), "frame: [N, C, H, W] on ", value.device(),
                     " is needed");
   Enter e{};
@@ -520,18 +520,29 @@ void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_
   e.window = static_cast<int32_t>(window), e.dilation = static_cast<int32_t>(dilation);
   e.weak = static_cast<float>(weak), e.reach = static_cast<int32_t>(reach),
   e.neighbours = static_cast<int32_t>(neighbours);
+  const bool asks_neighbours = reach > 0 || neighbours > 0;
   TORCH_CHECK_VALUE(
-      !gated || ((window == 1 || mean) && ((window == 1 && dilation == 0 && reach == 0 && neighbours == 0) || passed)),
+      !gated || ((window == 1 || mean) && ((window == 1 && dilation == 0 && !asks_neighbours) || passed) &&
+                 (!asks_neighbours || (strength && strong))),
       "dense_to_delta: a gate that does not decide pixel by pixel needs scratch");
   e.learned = data<float>(learned, at::kFloat, e.streams * kLearned, "learned");
   e.change = data<float>(change, at::kFloat, all, "change");
-  e.counts = data<int32_t>(counts, at::kInt, e.streams * kBins, "counts");
+  e.counts = data<int32_t>(counts, at::kInt, e.streams * kCounts, "counts");
   TORCH_CHECK_VALUE(!e.learned || (e.change && e.counts && passed && level > 0),
                     "learned: change, counts, passed and level are needed too");
   e.level = static_cast<float>(level), e.least = static_cast<float>(threshold / level);
   e.noise = static_cast<float>(noise), e.drift = static_cast<float>(drift);
-  e.mean = data<float>(mean, at::kFloat, all, "mean");
-  e.passed = data<uint8_t>(passed, at::kByte, 2 * all, "passed");
+  const int64_t rows = frame.size(0) * frame.size(2), columns = (frame.size(3) + 31) / 32 * 32;
+  if (mean) {
+    e.mean_pitch = static_cast<int32_t>(mean->size(-1));
+    e.mean_margin = static_cast<int32_t>((mean->size(-1) - columns) / 2);
+    TORCH_CHECK_VALUE(e.mean_margin >= window / 2 && e.mean_margin % 4 == 0, "mean: margins for the window are needed");
+    e.mean = data<float>(mean, at::kFloat, rows * mean->size(-1), "mean");
+  }
+  const int64_t words = rows * columns / 32;
+  e.passed = reinterpret_cast<uint32_t*>(data<int32_t>(passed, at::kInt, words, "passed"));
+  e.strength = data<uint8_t>(strength, at::kByte, all, "strength");
+  e.strong = reinterpret_cast<uint32_t*>(data<int32_t>(strong, at::kInt, words, "strong"));
   e.mask = data<uint8_t>(mask, at::kByte, all, "mask");
   e.forced = data<uint8_t>(forced, at::kByte, all, "forced");
   e.strip = data<uint8_t>(strip, at::kByte, all, "strip");
@@ -576,7 +587,8 @@ TORCH_LIBRARY(deltafx_cuda, m) {
       "dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, float weak, int reach, "
       "int neighbours, float noise, float drift, float level, Tensor(g!)? learned, Tensor(h!)? change, Tensor? levels, "
       "bool swap, Tensor? forced, "
-      "Tensor? strip, Tensor refresh, Tensor(a!)? raw, Tensor(b!)? mean, Tensor(c!)? passed, Tensor(i!)? counts, "
+      "Tensor? strip, Tensor refresh, Tensor(a!)? raw, Tensor(b!)? mean, Tensor(c!)? passed, Tensor(j!)? strength, Tensor(k!)? strong, "
+      "Tensor(i!)? counts, "
       "Tensor(d!) value, Tensor(e!) mask, Tensor(f!) tally) -> ()");
 }
 

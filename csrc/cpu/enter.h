@@ -227,7 +227,7 @@ void adapt(const Enter& e, const Compare<F, L>& compare, int64_t bands) {
     int64_t sums[kBins] = {};
     for (int64_t band = 0; band < bands; ++band)
       for (int i = 0; i < kBins; ++i) sums[i] += e.counts[(n * bands + band) * kBins + i];
-    learn(e.refresh && e.refresh[n] ? nullptr : sums, e.least, e.noise, e.drift, e.learned + n * kLearned);
+    learn(e.refresh && e.refresh[n], middle_of(sums), e.least, e.noise, e.drift, e.learned + n * kLearned);
   }
   spread(e.pool, e.streams * bands, [&](int64_t task) {
     const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);

@@ -234,6 +234,8 @@ struct Reduce {
 cudaError_t reduce(const Reduce&, const Job&, cudaStream_t);
 
 // The comparison of a frame with what was propagated last.
+constexpr int kCounts = kBins + 1;  // of a stream: a histogram, and how many blocks added to it
+
 struct Enter {
   const void* frame;
   Dtype dtype;        // uint8: a raw frame, whose last propagated state is `raw`
@@ -251,11 +253,15 @@ struct Enter {
   int32_t neighbours;       // a strong one needs so many around it that are weak at least
   float* learned;           // [streams, kLearned] of a gate that adapts, or null
   float* change;            // [pixels], and
-  int32_t* counts;          // [streams, kBins]: its scratch
+  int32_t* counts;          // [streams, kCounts], 0: its scratch
   float level, least;       // its units: one grey level of the frame; and its threshold, in grey levels
   float noise, drift;       // how many times the noise the threshold is, and the largest drift
-  float* mean;              // [pixels], scratch of a gate with a window
-  uint8_t* passed;          // [2, pixels], scratch of a gate that does not decide pixel by pixel
+  float* mean;              // [streams, rows, mean_pitch], 0: scratch of a gate with a window
+  int32_t mean_pitch;       // a multiple of 4: whole words of pixels, and before and behind them
+  int32_t mean_margin;      // so many numbers that stay 0, so that no window reads beyond a row
+  uint32_t* passed;         // a bit for each pixel, in whole words for each row; of a gate that looks around
+  uint8_t* strength;        // [pixels], and
+  uint32_t* strong;         // as `passed`: scratch of one that asks neighbours
   uint8_t* mask;            // [streams * rows * columns]
   const uint8_t* forced;    // or null
   const uint8_t* strip;     // [pixels] that pass in any case, or null

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from deltafx.plan import Plan
 
 
+WORD = 32  # pixels, of which each has a bit
+MEANS_AT_ONCE = 4  # of pixels' changes: margins, which stay 0, are whole pieces
+
+
 class InputKernel(entering.InputKernel):
     backend = "cuda"
     operators = operators
@@ -24,11 +28,17 @@ class InputKernel(entering.InputKernel):
     def __init__(self, node: DenseToDelta, state: NodeState, plan: Plan):
         super().__init__(node, state, plan)
         gate, leaf = node.gate, self.leaf
-        mean = passed = counts = None
+        mean = passed = strength = strong = counts = None
+        streams, _, rows, columns = leaf.shape
+        words = -(-columns // WORD)
         if gate is not None and gate.window > 1:
-            mean = torch.empty(leaf.pixels, device=leaf.device)
+            margin = -(-(gate.window // 2) // MEANS_AT_ONCE) * MEANS_AT_ONCE
+            mean = torch.zeros(streams, rows, WORD * words + 2 * margin, device=leaf.device)
         if gate is not None and (gate.window > 1 or gate.dilation > 0 or gate.adapts or gate.asks_neighbours):
-            passed = torch.empty(2 * leaf.pixels, dtype=torch.uint8, device=leaf.device)
+            passed = torch.empty(streams, rows, words, dtype=torch.int32, device=leaf.device)
+        if gate is not None and gate.asks_neighbours:
+            strength = torch.empty(leaf.pixels, dtype=torch.uint8, device=leaf.device)
+            strong = torch.empty(streams, rows, words, dtype=torch.int32, device=leaf.device)
         if gate is not None and gate.adapts:
-            counts = torch.zeros(plan.streams, BINS, dtype=torch.int32, device=leaf.device)
-        self.ending = (self.raw, mean, passed, counts, matrix_of(leaf), leaf.mask, leaf.tally)
+            counts = torch.zeros(streams, BINS + 1, dtype=torch.int32, device=leaf.device)  # and who added to them
+        self.ending = (self.raw, mean, passed, strength, strong, counts, matrix_of(leaf), leaf.mask, leaf.tally)

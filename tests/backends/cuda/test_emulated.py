@@ -31,7 +31,10 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return built
 
 
-@pytest.mark.parametrize(("name", "count"), [("candidates", 40), ("depthwise", 8), ("products", 5), ("steps", 3)])
+CASES = {"candidates": 40, "depthwise": 8, "enter": 6, "products": 5, "steps": 3}  # of each program, and a run's
+
+
+@pytest.mark.parametrize(("name", "count"), CASES.items())
 def test_kernels_compute_what_plain_loops_do(build: Callable[[str], Path], name: str, count: int) -> None:
     program = build(name)
     for seed in range(3):

@@ -68,6 +68,16 @@ inline int __syncthreads_or(int value) {
   return any;
 }
 
+inline int __syncthreads_count(bool holds) {
+  std::atomic<int>& count = emulated::block->any;
+  __syncthreads();  // it was read the last time
+  count = 0;
+  __syncthreads();
+  count += holds;
+  __syncthreads();
+  return count;
+}
+
 // What thread `from` of the warp gives.
 template <class T>
 inline T exchange(T value, int from) {
@@ -90,10 +100,37 @@ inline T __shfl_xor_sync(unsigned, T value, int places) {
   return exchange(value, threadIdx.x % emulated::kWarp ^ places);
 }
 
+template <class T>
+inline T __shfl_sync(unsigned, T value, int from) {
+  return exchange(value, from);
+}
+
+inline unsigned __reduce_or_sync(unsigned, unsigned value) {
+  for (int places = 1; places < emulated::kWarp; places *= 2) value |= __shfl_xor_sync(~0u, value, places);
+  return value;
+}
+
+inline unsigned __ballot_sync(unsigned mask, bool holds) {
+  return __reduce_or_sync(mask, unsigned{holds} << threadIdx.x % emulated::kWarp);
+}
+
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 inline int atomicAdd(int* to, int more) { return __atomic_fetch_add(to, more, __ATOMIC_SEQ_CST); }
+inline unsigned long long atomicAdd(unsigned long long* to, unsigned long long more) {
+  return __atomic_fetch_add(to, more, __ATOMIC_SEQ_CST);
+}
+inline int atomicExch(int* to, int value) { return __atomic_exchange_n(to, value, __ATOMIC_SEQ_CST); }
 inline float __fdividef(float a, float b) { return a / b; }
 inline int __popc(unsigned word) { return __builtin_popcount(word); }
+inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
+  for (int shift = 0; shift < 32; shift += 8) sum += (a >> shift & 255) * (b >> shift & 255);
+  return sum;
+}
+inline unsigned __brev(unsigned word) {
+  unsigned reversed = 0;
+  for (int bit = 0; bit < 32; ++bit) reversed |= (word >> bit & 1) << (31 - bit);
+  return reversed;
+}
 inline int __ffs(unsigned word) { return word == 0 ? 0 : __builtin_ctz(word) + 1; }
 inline unsigned __umulhi(unsigned a, unsigned b) { return static_cast<uint64_t>(a) * b >> 32; }
 
@@ -117,4 +154,15 @@ inline void run(int blocks, int threads, const std::function<void()>& kernel) {
   for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x) run(threads, kernel);
 }
 
+template <class... Parameters, class... Arguments>
+cudaError_t launch(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), const Arguments&... arguments) {
+  run(static_cast<int>(config->gridDim.x), static_cast<int>(config->blockDim.x), [&] { kernel(arguments...); });
+  return cudaSuccess;
+}
+
+inline cudaError_t no_error() { return cudaSuccess; }  // but that there is no device
+
 }  // namespace emulated
+
+#define cudaLaunchKernelEx emulated::launch
+#define cudaGetLastError emulated::no_error
