@@ -131,7 +131,7 @@ CONVOLUTIONS: dict[str, tuple[int, int, int, int, int, dict[str, Any]]] = {
 }
 IN_EVERY_TYPE = ("3x3", "3x3, deep")
 TYPES = ("float16", "bfloat16", "float32")
-PARTS = ("convolutions", "bottlenecks", *TYPES)  # the latter: a network in that type
+PARTS = ("convolutions", "bottlenecks", "frames", *TYPES)  # the latter: a network in that type
 
 
 def run_part(part: str) -> None:
@@ -141,7 +141,7 @@ def run_part(part: str) -> None:
     begin = time.perf_counter()
     torch.backends.cudnn.enabled = False  # PyTorch's other kernels are watched sooner than cuDNN's
     with without_libraries():
-        others = {"convolutions": run_convolutions, "bottlenecks": run_bottlenecks}
+        others = {"convolutions": run_convolutions, "bottlenecks": run_bottlenecks, "frames": run_frames}
         for said in others[part]() if part in others else run_network(getattr(torch, part)):
             torch.cuda.synchronize()
             print(f"{time.perf_counter() - begin:.0f} s: {said}", flush=True)
@@ -217,6 +217,27 @@ def run_bottlenecks() -> Iterator[str]:
             dm(frame)
             frame[-1, :, step : step + 3, step : step + 4] += 1
         yield f"stride {stride}, threshold {threshold}"
+
+
+def run_frames() -> Iterator[str]:
+    """Frames as cameras give them, whose rows are whole words of memory and pixels or not, through gates."""
+    import torch
+    from torch import nn
+
+    import deltafx
+    from deltafx.gate import AUTO
+
+    half = deltafx.Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)
+    around = deltafx.InputGate(4, window=3, dilation=40, weak=0.5, reach=3, neighbours=2)
+    for (label, gate), columns in product({"no gate": None, "auto": AUTO, "around": around}.items(), (72, 37)):
+        model = nn.Conv2d(3, 8, 1).eval().cuda()
+        options = {"cuda_graph": False}
+        dm = deltafx.convert(model, backend="cuda", preprocess=half, input_gate=gate, options=options)
+        frame = torch.randint(60, 180, (2, 30, columns, 3), dtype=torch.uint8).cuda()
+        for step in range(3):
+            dm(frame)
+            frame[1, 4 * step : 4 * step + 8, 5:16] += 40
+        yield f"{label}, {columns} columns"
 
 
 def run_network(dtype: Any) -> Iterator[str]:

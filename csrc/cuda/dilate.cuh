@@ -15,38 +15,60 @@ __device__ inline uint64_t smeared(uint64_t bits, int reach) {
   return bits;
 }
 
-// What of the next word is near the bits of this one, whose end is `reach` pixels from where it ends.
+// Of a word's own pixels, those near its set ones.
+__device__ inline uint32_t within(uint32_t word, int reach) {
+  const int inside = min(reach, kWarp - 1);
+  const auto up = [&](uint32_t bits) { return static_cast<uint32_t>(smeared(bits, inside)); };
+  return up(word) | __brev(up(__brev(word)));
+}
+
+// Of a word behind this one, those near its set ones, and of one before it: `reach` pixels from the nearer one's far end.
 __device__ inline uint32_t reached(uint32_t word, int reach) {
   return static_cast<uint32_t>(smeared(word, min(reach, 2 * kWarp - 1)) >> kWarp);
 }
+__device__ inline uint32_t reached_before(uint32_t word, int reach) { return __brev(reached(__brev(word), reach)); }
 
-// Of a word's row and those up to `reach` away, the pixels that are set in the column of words at `word`; by some threads,
-// each of which sees to some rows.
-constexpr int kTogether = kFrameThreads / kWords;
+constexpr int kTogether = kFrameThreads / kWords;  // threads of a word, of which each sees to some rows
 
-__device__ inline uint32_t column_of(const Enter& e, const Spot& at, int word, int reach, const uint32_t* words) {
-  const int each = words_of(e), bottom = min(e.rows - 1, at.y + reach);
-  uint32_t any = 0;
-  if (word >= 0 && word < each)
-    for (int y = max(0, at.y - reach) + static_cast<int>(threadIdx.x) % kTogether; y <= bottom; y += kTogether)
-      any |= words[(at.n * e.rows + y) * each + word];
-  for (int other = 1; other < kTogether; other *= 2) any |= __shfl_xor_sync(kWholeWarp, any, other);
-  return any;
-}
+// What is set in the rows up to `reach` away of the words `away` before and behind this one.
+struct Beside {
+  uint32_t before = 0, behind = 0;
 
-// For each word of the block, the pixels at a distance of up to `reach` from a set one, along rows and columns.
-__device__ inline void dilate(const Enter& e, int blocks, int reach, const uint32_t* words, uint32_t (&near)[kWords]) {
+  __device__ Beside(const Enter& e, const Spot& at, int away, int reach, const uint32_t* words) {
+    const int each = words_of(e), bottom = min(e.rows - 1, at.y + reach);
+    for (int y = max(0, at.y - reach) + static_cast<int>(threadIdx.x) % kTogether; y <= bottom; y += kTogether) {
+      const uint32_t* row = words + (at.n * e.rows + y) * each + at.word;
+      if (at.word >= away) before |= row[-away];
+      if (at.word + away < each) behind |= row[away];
+    }
+  }
+  __device__ bool any() const { return (before | behind) != 0; }
+  // What all threads of a word found.
+  __device__ void add_up() {
+    for (int other = 1; other < kTogether; other *= 2) {
+      before |= __shfl_xor_sync(kWholeWarp, before, other);
+      behind |= __shfl_xor_sync(kWholeWarp, behind, other);
+    }
+  }
+};
+
+// For each word of the block, the pixels at a distance of up to `reach` from a set one, along rows and columns. Whether
+// there are any; most often there are none, which is seen soon.
+__device__ inline bool dilate(const Enter& e, int blocks, int reach, const uint32_t* words, uint32_t (&near)[kWords]) {
   const int own = static_cast<int>(threadIdx.x) / kTogether;
   const Spot at = spot(e, blocks, first_word(blocks) + own);
-  const uint32_t middle = column_of(e, at, at.word, reach, words);
-  const int inside = min(reach, kWarp - 1);
-  uint32_t found = static_cast<uint32_t>(smeared(middle, inside)) | __brev(static_cast<uint32_t>(smeared(__brev(middle), inside)));
-  for (int away = 1, left = reach; left > 0; ++away, left -= kWarp) {
-    found |= reached(column_of(e, at, at.word - away, reach, words), left);
-    found |= __brev(reached(__brev(column_of(e, at, at.word + away, reach, words)), left));
+  bool any = false;
+  for (int away = 0; away * kWarp < reach + kWarp; ++away) any |= Beside(e, at, away, reach, words).any();
+  if (!__syncthreads_or(any)) return false;
+  uint32_t found = 0;
+  for (int away = 0, left = reach + kWarp; left > 0; ++away, left -= kWarp) {
+    Beside beside(e, at, away, reach, words);
+    beside.add_up();
+    found |= away == 0 ? within(beside.before, reach) : reached(beside.before, left) | reached_before(beside.behind, left);
   }
   if (threadIdx.x % kTogether == 0) near[own] = found;
   __syncthreads();
+  return true;
 }
 
 }  // namespace deltafx::cuda

@@ -21,14 +21,18 @@ __global__ void __launch_bounds__(kFrameThreads)
   if (threadIdx.x == 0) updated = 0;
   const bool refreshes = e.refresh[static_cast<int>(blockIdx.x) / blocks];
   const bool is_forced = !refreshes && e.forced != nullptr, looks = !refreshes && !is_forced;
-  if (looks && !compares) dilate(e, blocks, e.dilation, e.passed, near);
+  const bool passed = looks && !compares && dilate(e, blocks, e.dilation, e.passed, near);
+  if (looks && !compares && !passed && e.strip == nullptr)
+    return for_words(e, blocks, [&](const Spot& at, int) {
+      if (at.is_inside(e)) e.mask[at.pixel(e)] = 0;
+    });
   __syncthreads();
   for_words(e, blocks, [&](const Spot& at, int k) {
     bool update = false;
     if (at.is_inside(e)) {
       const int p = at.pixel(e);
       update = refreshes || (is_forced && e.forced[p] != 0) || (looks && e.strip != nullptr && e.strip[p] != 0) ||
-               (looks && !compares && near[k] >> at.lane() & 1);
+               (passed && near[k] >> at.lane() & 1);
       if (update || (looks && compares))
         compare(e, at, [&](const auto& pixel) {
           update = update || (e.gated ? pixel.exceeds(e.threshold) : pixel.differs());

@@ -13,7 +13,6 @@ namespace {
 
 constexpr int kAtOnce = 4;       // pixels side by side whose bytes are whole words
 constexpr int kHigh = 4;         // pixels below each other that read what their windows share
-constexpr int kCommonSizes = 2;  // of a warp's changes: most are noise, and counted together
 
 __host__ __device__ inline bool asks_neighbours(const Enter& e) { return e.reach > 0 || e.neighbours > 0; }
 
@@ -33,18 +32,6 @@ __device__ inline void judge(const Enter& e, const Spot& at, uint8_t strength) {
     keep(e, at, strength != 0 && at.is_inside(e), e.passed);
   else if (at.is_inside(e))
     e.strength[at.pixel(e)] = strength;
-}
-
-// Adds 1 for each lane's bin; -1: none.
-__device__ inline void add_one(int32_t* counts, int bin, int lane) {
-  unsigned left = __ballot_sync(kWholeWarp, bin >= 0);
-  for (int turn = 0; turn < kCommonSizes && left != 0; ++turn) {
-    const int common = __shfl_sync(kWholeWarp, bin, __ffs(left) - 1);
-    const unsigned same = __ballot_sync(kWholeWarp, bin == common);
-    if (lane == 0) atomicAdd(&counts[common], __popc(same));
-    left &= ~same;
-  }
-  if (left >> lane & 1) atomicAdd(&counts[bin], 1);
 }
 
 // How many of the first bins there are in each; then `sums` has that of all threads.
@@ -80,9 +67,9 @@ struct Learning {
   }
 
   __device__ void add(const Spot& at, float change) const {
-    const bool counts_in = at.is_inside(e) && fabsf(change) <= kFinite;
+    if (!at.is_inside(e) || !(fabsf(change) <= kFinite)) return;
     const float bin = fminf(fmaxf(floorf(change * scale + 0.5f), -kBins / 2), kBins / 2 - 1);
-    add_one(counts, counts_in ? kBins / 2 + static_cast<int>(bin) : -1, at.lane());
+    atomicAdd(&counts[kBins / 2 + static_cast<int>(bin)], 1);  // lanes with one bin are added up by the device
   }
 
   __device__ void end(int n, int blocks) const {
@@ -257,10 +244,10 @@ __global__ void __launch_bounds__(kFrameThreads) strong_kernel(const __grid_cons
 __global__ void __launch_bounds__(kFrameThreads) weak_kernel(const __grid_constant__ Enter e, int blocks) {
   begin_kernel();
   __shared__ uint32_t near[kWords];
-  dilate(e, blocks, e.reach, e.strong, near);
+  const bool any = dilate(e, blocks, e.reach, e.strong, near);
   for_words(e, blocks, [&](const Spot& at, int k) {
-    const bool reached = near[k] >> at.lane() & 1;
-    keep(e, at, reached && at.is_inside(e) && e.strength[at.pixel(e)] != kStill, e.passed);
+    const bool is_near = any && near[k] >> at.lane() & 1;
+    keep(e, at, is_near && at.is_inside(e) && e.strength[at.pixel(e)] != kStill, e.passed);
   });
 }
 
