@@ -12,39 +12,79 @@ bool decides_pixel_by_pixel(const Enter& e) {
   return !e.gated || (e.window == 1 && e.dilation == 0 && e.learned == nullptr && e.reach == 0 && e.neighbours == 0);
 }
 
+// Neighbouring pixels whose masks a thread reads and writes at once, as far as they go.
+constexpr int kBytes = kWarp / kTogether;
+static_assert(kBytes == sizeof(uint2), "a thread has a whole piece of its word");
+
+__device__ inline bool is_whole(const uint8_t* mask, int count) {
+  return count == kBytes && reinterpret_cast<uintptr_t>(mask) % kBytes == 0;
+}
+
+// A bit for each byte that is not 0.
+__device__ inline uint32_t bits_of(const uint8_t* mask, int count) {
+  uint32_t bits = 0;
+  if (is_whole(mask, count)) {
+    const uint2 bytes = *reinterpret_cast<const uint2*>(mask);
+    const auto four = [](uint32_t x) { return (__vcmpne4(x, 0) & 0x01010101u) * 0x01020408u >> 24; };
+    return four(bytes.x) | four(bytes.y) << 4;
+  }
+  for (int k = 0; k < count; ++k) bits |= static_cast<uint32_t>(mask[k] != 0) << k;
+  return bits;
+}
+
+__device__ inline void store_bits(uint8_t* mask, int count, uint32_t bits) {
+  const auto four = [](uint32_t x) { return (x & 15) * 0x00204081u & 0x01010101u; };
+  if (is_whole(mask, count))
+    *reinterpret_cast<uint2*>(mask) = make_uint2(four(bits), four(bits >> 4));
+  else
+    for (int k = 0; k < count; ++k) mask[k] = bits >> k & 1;
+}
+
+// Of a stream that is neither refreshed nor forced, the words of pixels that pass. Whether there may be any.
+__device__ inline bool look(const Enter& e, int blocks, bool compares, uint32_t (&words)[kWords]) {
+  if (!compares) return dilate(e, blocks, e.dilation, e.passed, words);
+  for_words(e, blocks, [&](const Spot& at, int k) {
+    bool passes = false;
+    if (at.is_inside(e))
+      compare(e, at, [&](const auto& pixel) { passes = e.gated ? pixel.exceeds(e.threshold) : pixel.differs(); });
+    const uint32_t word = __ballot_sync(kWholeWarp, passes);
+    if (at.lane() == 0) words[k] = word;
+  });
+  __syncthreads();
+  return true;
+}
+
 // Decides, and takes over the pixels that pass: the raw one, if there is one, and its value.
 __global__ void __launch_bounds__(kFrameThreads)
     take_kernel(const __grid_constant__ Enter e, int blocks, bool compares) {
   begin_kernel();
-  __shared__ uint32_t near[kWords];
+  __shared__ uint32_t words[kWords];
   __shared__ int updated;
   if (threadIdx.x == 0) updated = 0;
   const bool refreshes = e.refresh[static_cast<int>(blockIdx.x) / blocks];
-  const bool is_forced = !refreshes && e.forced != nullptr, looks = !refreshes && !is_forced;
-  const bool passed = looks && !compares && dilate(e, blocks, e.dilation, e.passed, near);
-  if (looks && !compares && !passed && e.strip == nullptr)
-    return for_words(e, blocks, [&](const Spot& at, int) {
-      if (at.is_inside(e)) e.mask[at.pixel(e)] = 0;
-    });
+  const bool passed = !refreshes && e.forced == nullptr && look(e, blocks, compares, words);
+  Spot at = spot(e, blocks, first_word(blocks) + static_cast<int>(threadIdx.x) / kTogether);
+  const int part = static_cast<int>(threadIdx.x) % kTogether * kBytes;
+  at.x = at.word * kWarp + part;
+  const int p = at.pixel(e), count = at.y < e.rows ? max(0, min(kBytes, e.columns - at.x)) : 0;
+  uint32_t bits = passed ? words[threadIdx.x / kTogether] >> part : 0;
+  if (refreshes)
+    bits = kWholeWarp;
+  else if (e.forced != nullptr)
+    bits = bits_of(e.forced + p, count);
+  else if (e.strip != nullptr)
+    bits |= bits_of(e.strip + p, count);
+  bits &= (1u << count) - 1;
+  store_bits(e.mask + p, count, bits);
+  __syncthreads();  // all have read their words
+  reinterpret_cast<uint8_t*>(words)[threadIdx.x] = static_cast<uint8_t>(bits);
+  if (bits != 0) atomicAdd(&updated, __popc(bits));
   __syncthreads();
+  if (updated == 0) return;
   for_words(e, blocks, [&](const Spot& at, int k) {
-    bool update = false;
-    if (at.is_inside(e)) {
-      const int p = at.pixel(e);
-      update = refreshes || (is_forced && e.forced[p] != 0) || (looks && e.strip != nullptr && e.strip[p] != 0) ||
-               (passed && near[k] >> at.lane() & 1);
-      if (update || (looks && compares))
-        compare(e, at, [&](const auto& pixel) {
-          update = update || (e.gated ? pixel.exceeds(e.threshold) : pixel.differs());
-          if (update) pixel.take();
-        });
-      e.mask[p] = update;
-    }
-    const int count = __popc(__ballot_sync(kWholeWarp, update));
-    if (at.lane() == 0 && count > 0) atomicAdd(&updated, count);
+    if (words[k] >> at.lane() & 1) compare(e, at, [](const auto& pixel) { pixel.take(); });
   });
-  __syncthreads();
-  if (threadIdx.x != 0 || updated == 0) return;
+  if (threadIdx.x != 0) return;
   auto* tally = reinterpret_cast<unsigned long long*>(e.tally);
   atomicAdd(tally + kUpdated, static_cast<unsigned long long>(updated));
   atomicAdd(tally + kUpdatedSum, static_cast<unsigned long long>(updated));

@@ -126,6 +126,11 @@ inline unsigned __dp4a(unsigned a, unsigned b, unsigned sum) {
   for (int shift = 0; shift < 32; shift += 8) sum += (a >> shift & 255) * (b >> shift & 255);
   return sum;
 }
+inline unsigned __vcmpne4(unsigned a, unsigned b) {
+  unsigned differing = 0;
+  for (int shift = 0; shift < 32; shift += 8) differing |= ((a ^ b) >> shift & 255 ? 255u : 0u) << shift;
+  return differing;
+}
 inline unsigned __brev(unsigned word) {
   unsigned reversed = 0;
   for (int bit = 0; bit < 32; ++bit) reversed |= (word >> bit & 1) << (31 - bit);
