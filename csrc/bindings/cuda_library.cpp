@@ -522,17 +522,17 @@ void dense_to_delta_op(const Tensor& frame, bool gated, double threshold, int64_
   e.neighbours = static_cast<int32_t>(neighbours);
   const bool asks_neighbours = reach > 0 || neighbours > 0;
   TORCH_CHECK_VALUE(
-      !gated || ((window == 1 || mean) && ((window == 1 && dilation == 0 && !asks_neighbours) || passed) &&
+      !gated || ((window == 1 || (mean && change)) && ((window == 1 && dilation == 0 && !asks_neighbours) || passed) &&
                  (!asks_neighbours || (strength && strong))),
       "dense_to_delta: a gate that does not decide pixel by pixel needs scratch");
   e.learned = data<float>(learned, at::kFloat, e.streams * kLearned, "learned");
-  e.change = data<float>(change, at::kFloat, all, "change");
+  const int64_t rows = frame.size(0) * frame.size(2), columns = (frame.size(3) + 31) / 32 * 32;
+  e.change = data<float>(change, at::kFloat, rows * columns, "change");
   e.counts = data<int32_t>(counts, at::kInt, e.streams * kCounts, "counts");
   TORCH_CHECK_VALUE(!e.learned || (e.change && e.counts && passed && level > 0),
                     "learned: change, counts, passed and level are needed too");
   e.level = static_cast<float>(level), e.least = static_cast<float>(threshold / level);
   e.noise = static_cast<float>(noise), e.drift = static_cast<float>(drift);
-  const int64_t rows = frame.size(0) * frame.size(2), columns = (frame.size(3) + 31) / 32 * 32;
   if (mean) {
     e.mean_pitch = static_cast<int32_t>(mean->size(-1));
     e.mean_margin = static_cast<int32_t>((mean->size(-1) - columns) / 2);

@@ -22,7 +22,8 @@ __device__ inline uint32_t within(uint32_t word, int reach) {
   return up(word) | __brev(up(__brev(word)));
 }
 
-// Of a word behind this one, those near its set ones, and of one before it: `reach` pixels from the nearer one's far end.
+// Of a word behind this one, those near its set ones, and of one before it: `reach` pixels from the nearer one's far
+// end.
 __device__ inline uint32_t reached(uint32_t word, int reach) {
   return static_cast<uint32_t>(smeared(word, min(reach, 2 * kWarp - 1)) >> kWarp);
 }
@@ -64,7 +65,8 @@ __device__ inline bool dilate(const Enter& e, int blocks, int reach, const uint3
   for (int away = 0, left = reach + kWarp; left > 0; ++away, left -= kWarp) {
     Beside beside(e, at, away, reach, words);
     beside.add_up();
-    found |= away == 0 ? within(beside.before, reach) : reached(beside.before, left) | reached_before(beside.behind, left);
+    found |=
+        away == 0 ? within(beside.before, reach) : reached(beside.before, left) | reached_before(beside.behind, left);
   }
   if (threadIdx.x % kTogether == 0) near[own] = found;
   __syncthreads();

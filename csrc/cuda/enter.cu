@@ -1,8 +1,8 @@
 // dense_to_delta: which pixels of a frame changed, and taking those over.
 //
 // Exact: a pixel passes if any channel is not equal to what was propagated last. A gate with window 1: if the largest
-// change of its channels exceeds the threshold; others look around (gate.cu), and what passes them is dilated. Reads the
-// frame once, and the pixels that pass once more.
+// change of its channels exceeds the threshold; others look around (gate.cu), and what passes them is dilated. Reads
+// the frame once, and the pixels that pass once more.
 #include "dilate.cuh"
 
 namespace deltafx::cuda {
@@ -40,13 +40,17 @@ __device__ inline void store_bits(uint8_t* mask, int count, uint32_t bits) {
     for (int k = 0; k < count; ++k) mask[k] = bits >> k & 1;
 }
 
-// Of a stream that is neither refreshed nor forced, the words of pixels that pass. Whether there may be any.
+// Of a stream that is neither refreshed nor forced, the words of pixels that pass. Whether there may be any. Those that
+// are compared are taken over while they are at hand.
 __device__ inline bool look(const Enter& e, int blocks, bool compares, uint32_t (&words)[kWords]) {
   if (!compares) return dilate(e, blocks, e.dilation, e.passed, words);
   for_words(e, blocks, [&](const Spot& at, int k) {
     bool passes = false;
     if (at.is_inside(e))
-      compare(e, at, [&](const auto& pixel) { passes = e.gated ? pixel.exceeds(e.threshold) : pixel.differs(); });
+      compare(e, at, [&](const auto& pixel) {
+        passes = e.gated ? pixel.exceeds(e.threshold) : pixel.differs();
+        if (passes) pixel.take();
+      });
     const uint32_t word = __ballot_sync(kWholeWarp, passes);
     if (at.lane() == 0) words[k] = word;
   });
@@ -68,6 +72,7 @@ __global__ void __launch_bounds__(kFrameThreads)
   at.x = at.word * kWarp + part;
   const int p = at.pixel(e), count = at.y < e.rows ? max(0, min(kBytes, e.columns - at.x)) : 0;
   uint32_t bits = passed ? words[threadIdx.x / kTogether] >> part : 0;
+  const uint32_t taken = compares ? bits : 0;
   if (refreshes)
     bits = kWholeWarp;
   else if (e.forced != nullptr)
@@ -77,7 +82,7 @@ __global__ void __launch_bounds__(kFrameThreads)
   bits &= (1u << count) - 1;
   store_bits(e.mask + p, count, bits);
   __syncthreads();  // all have read their words
-  reinterpret_cast<uint8_t*>(words)[threadIdx.x] = static_cast<uint8_t>(bits);
+  reinterpret_cast<uint8_t*>(words)[threadIdx.x] = static_cast<uint8_t>(bits & ~taken);
   if (bits != 0) atomicAdd(&updated, __popc(bits));
   __syncthreads();
   if (updated == 0) return;
@@ -99,10 +104,9 @@ __global__ void begin_tally_kernel(int64_t* tally, int pixels) {
 
 cudaError_t enter(const Enter& e, cudaStream_t stream) {
   const bool compares = decides_pixel_by_pixel(e);
-  const cudaError_t error =
-      compares || e.forced != nullptr
-          ? launch(&begin_tally_kernel, Blocks{1, 1, 0}, stream, e.tally, e.streams * e.rows * e.columns)
-          : pass(e, stream);
+  const cudaError_t error = compares || e.forced != nullptr ? launch(&begin_tally_kernel, Blocks{1, 1, 0}, stream,
+                                                                     e.tally, e.streams * e.rows * e.columns)
+                                                            : pass(e, stream);
   if (error != cudaSuccess) return error;
   const int blocks = blocks_of(e);
   return launch(&take_kernel, Blocks{int64_t{e.streams} * blocks, kFrameThreads, 0}, stream, e, blocks, compares);

@@ -26,11 +26,11 @@ struct Spot {
   __device__ int word_at(const Enter& e) const { return (n * e.rows + y) * words_of(e) + word; }
 };
 
-// That of a warp's word number `number` in its stream, where rows are `high` pixels high.
-__device__ inline Spot spot(const Enter& e, int blocks, int number, int high = 1) {
+// That of a warp's word number `number` in its stream.
+__device__ inline Spot spot(const Enter& e, int blocks, int number) {
   const int words = words_of(e), y = number / words, word = number - y * words;
   const int x = word * kWarp + static_cast<int>(threadIdx.x) % kWarp;
-  return {static_cast<int>(blockIdx.x) / blocks, y * high, x, word};
+  return {static_cast<int>(blockIdx.x) / blocks, y, x, word};
 }
 
 __device__ inline int first_word(int blocks) { return static_cast<int>(blockIdx.x) % blocks * kWords; }

@@ -1,18 +1,17 @@
 // Which pixels of a frame pass an input gate (deltafx/gate.py) that looks around.
 //
-// With window 1 a pixel's change is the largest of its channels, or their mean if the gate adapts; with a larger window,
-// the mean over channels and window. A gate that adapts settles each stream's drift and threshold from the histogram of
-// its changes, and then decides. Where neighbours count, pixels get a strength first: of the strong ones those pass that
-// do not stand alone, and of the weak ones those near them.
+// With window 1 a pixel's change is the largest of its channels, or their mean if the gate adapts; with a larger
+// window, the mean over channels and window. A gate that adapts settles each stream's drift and threshold from the
+// histogram of its changes, and then decides. Where neighbours count, pixels get a strength first: of the strong ones
+// those pass that do not stand alone, and of the weak ones those near them.
 #include <cfloat>
 
 #include "dilate.cuh"
+#include "learning.cuh"
+#include "window.cuh"
 
 namespace deltafx::cuda {
 namespace {
-
-constexpr int kAtOnce = 4;       // pixels side by side whose bytes are whole words
-constexpr int kHigh = 4;         // pixels below each other that read what their windows share
 
 __host__ __device__ inline bool asks_neighbours(const Enter& e) { return e.reach > 0 || e.neighbours > 0; }
 
@@ -23,74 +22,12 @@ __device__ inline uint8_t judged(const Enter& e, float change, float threshold) 
   return exceeds(change, threshold * e.weak) + strong + exceeds(change, FLT_MAX);
 }
 
-__device__ inline float* means_at(const Enter& e, const Spot& at) {
-  return e.mean + (at.n * e.rows + at.y) * e.mean_pitch + e.mean_margin + at.x;
-}
-
 __device__ inline void judge(const Enter& e, const Spot& at, uint8_t strength) {
   if (!asks_neighbours(e))
     keep(e, at, strength != 0 && at.is_inside(e), e.passed);
   else if (at.is_inside(e))
     e.strength[at.pixel(e)] = strength;
 }
-
-// How many of the first bins there are in each; then `sums` has that of all threads.
-__device__ inline void add_up(int32_t* sums) {
-  for (int step = 1; step < kBins; step *= 2) {
-    const int t = threadIdx.x, before = t >= step ? sums[t - step] : 0;
-    __syncthreads();
-    sums[t] += before;
-    __syncthreads();
-  }
-}
-
-// `middle_of` of a histogram, by a thread for each bin.
-__device__ inline Middle middle_by_block(const int32_t* sums) {
-  const int t = threadIdx.x, half = (sums[kBins - 1] + 1) / 2;
-  const int middle = __syncthreads_count(t < kBins - 1 && sums[t] < half);
-  const int within = sums[min(kBins - 1, middle + t)] - (middle > t ? sums[middle - t - 1] : 0);
-  return {middle - kBins / 2, __syncthreads_count(within < half)};
-}
-
-// Counts the changes of a block's pixels. The stream's last block settles its drift and threshold in this frame, and
-// leaves the histogram empty; what is not finite is left out.
-struct Learning {
-  const Enter& e;
-  int32_t* counts;  // of the block
-  float scale;
-
-  __device__ Learning(const Enter& e, int32_t (&counts)[kBins]) : e(e), counts(counts) {
-    static_assert(kBins == kFrameThreads, "a thread for each bin");
-    scale = static_cast<float>(kSteps / e.level);
-    counts[threadIdx.x] = 0;
-    __syncthreads();
-  }
-
-  __device__ void add(const Spot& at, float change) const {
-    if (!at.is_inside(e) || !(fabsf(change) <= kFinite)) return;
-    const float bin = fminf(fmaxf(floorf(change * scale + 0.5f), -kBins / 2), kBins / 2 - 1);
-    atomicAdd(&counts[kBins / 2 + static_cast<int>(bin)], 1);  // lanes with one bin are added up by the device
-  }
-
-  __device__ void end(int n, int blocks) const {
-    __shared__ int32_t arrived;
-    __syncthreads();
-    int32_t* all = e.counts + n * kCounts;
-    if (counts[threadIdx.x] != 0) atomicAdd(&all[threadIdx.x], counts[threadIdx.x]);
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) arrived = atomicAdd(&all[kBins], 1);
-    __syncthreads();
-    if (arrived != blocks - 1) return;
-    __threadfence();
-    counts[threadIdx.x] = atomicExch(&all[threadIdx.x], 0);
-    if (threadIdx.x == 0) all[kBins] = 0;
-    __syncthreads();
-    add_up(counts);
-    const Middle middle = middle_by_block(counts);
-    if (threadIdx.x == 0) learn(e.refresh[n], middle, e.least, e.noise, e.drift, e.learned + n * kLearned);
-  }
-};
 
 // The change of each pixel: its mean over the channels for a gate with a window, else what the gate makes of it.
 __global__ void __launch_bounds__(kFrameThreads) change_kernel(const __grid_constant__ Enter e, int blocks) {
@@ -108,10 +45,11 @@ __global__ void __launch_bounds__(kFrameThreads) change_kernel(const __grid_cons
   __shared__ int32_t counts[kBins];
   const Learning learning(e, counts);
   for_words(e, blocks, [&](const Spot& at, int) {
-    float mean = 0.0f;
-    float* to = e.window > 1 ? means_at(e, at) : e.change + at.pixel(e);
-    if (at.is_inside(e)) compare(e, at, [&](const auto& pixel) { *to = mean = pixel.mean(); });
-    if (e.window == 1) learning.add(at, mean);
+    if (!at.is_inside(e)) return;
+    float mean;
+    compare(e, at, [&](const auto& pixel) { mean = pixel.mean(); });
+    *(e.window > 1 ? mean_at(e, at) : change_at(e, at)) = mean;
+    if (e.window == 1) learning.add(mean);
   });
   if (e.window == 1) learning.end(static_cast<int>(blockIdx.x) / blocks, blocks);
 }
@@ -148,76 +86,40 @@ __global__ void __launch_bounds__(kFrameThreads) packed_change_kernel(const __gr
   const Sums now(reinterpret_cast<const uint32_t*>(frame));
   const Sums old(reinterpret_cast<const uint32_t*>(e.raw + 3 * int64_t{(n * e.rows + y) * e.columns + x}));
   const auto mean = [&](int k) { return static_cast<float>(now.of[k] - old.of[k]) / 3.0f; };
-  *reinterpret_cast<float4*>(means_at(e, {n, y, x, 0})) = make_float4(mean(0), mean(1), mean(2), mean(3));
-}
-
-// The mean over the window, of which only what lies in the frame counts. Summed anew for every pixel: a running sum
-// would keep a NaN that has left the window, and rounding. kReach: of the window, 0 for any.
-template <int kReach>
-__device__ inline void add_windows(const Enter& e, const Spot& at, float (&means)[kHigh]) {
-  const int reach = kReach > 0 ? kReach : e.window / 2;
-#pragma unroll
-  for (int above = -reach; above < kHigh + reach; ++above) {
-    if (at.y + above < 0 || at.y + above >= e.rows) continue;
-    const float* row = means_at(e, {at.n, at.y + above, at.x, at.word});
-#pragma unroll
-    for (int aside = -reach; aside <= reach; ++aside) {
-      const float change = row[aside];
-#pragma unroll
-      for (int k = 0; k < kHigh; ++k)
-        if (abs(above - k) <= reach) means[k] += change;
-    }
-  }
-  const int columns = min(e.columns, at.x + reach + 1) - max(0, at.x - reach);
-#pragma unroll
-  for (int k = 0; k < kHigh; ++k) {
-    const int rows = min(e.rows, at.y + k + reach + 1) - max(0, at.y + k - reach);
-    means[k] /= static_cast<float>(rows * columns);
-  }
-}
-
-int window_blocks(const Enter& e) {
-  return static_cast<int>(divide_up(divide_up(e.rows, kHigh) * words_of(e), kFrameWarps));
+  *reinterpret_cast<float4*>(mean_at(e, {n, y, x, 0})) = make_float4(mean(0), mean(1), mean(2), mean(3));
 }
 
 __global__ void __launch_bounds__(kFrameThreads) window_kernel(const __grid_constant__ Enter e, int blocks) {
   begin_kernel();
   __shared__ int32_t counts[kBins];
   const Learning learning(e, counts);
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  Spot at = spot(e, blocks, static_cast<int>(blockIdx.x) % blocks * kFrameWarps + warp, kHigh);
-  float means[kHigh] = {};
-  switch (e.window) {
-    case 3:
-      add_windows<1>(e, at, means);
-      break;
-    case 5:
-      add_windows<2>(e, at, means);
-      break;
-    case 7:
-      add_windows<3>(e, at, means);
-      break;
-    default:
-      add_windows<0>(e, at, means);
-  }
+  const Patch at(e, blocks);
+  float sums[kHigh][kAtOnce] = {};
+  if (at.y < e.rows) add_windows(e, at, sums);
 #pragma unroll
-  for (int k = 0; k < kHigh; ++k, ++at.y) {
-    if (e.learned == nullptr) {
-      judge(e, at, judged(e, means[k], e.threshold));
-    } else {
-      if (at.is_inside(e)) e.change[at.pixel(e)] = means[k];
-      learning.add(at, means[k]);
+  for (int i = 0; i < kHigh; ++i) {
+    if (at.y + i >= e.rows) break;
+    float mean[kAtOnce];
+#pragma unroll
+    for (int j = 0; j < kAtOnce; ++j) {
+      mean[j] = sums[i][j] / static_cast<float>(counted(e, at.y + i, at.x + j));
+      if (e.learned != nullptr && at.x + j < e.columns) learning.add(mean[j]);
     }
+    *reinterpret_cast<float4*>(change_at(e, {at.n, at.y + i, at.x, 0})) =
+        make_float4(mean[0], mean[1], mean[2], mean[3]);
   }
   if (e.learned != nullptr) learning.end(at.n, blocks);
 }
 
 __global__ void __launch_bounds__(kFrameThreads) decide_kernel(const __grid_constant__ Enter e, int blocks) {
   begin_kernel();
-  const float* learned = e.learned + static_cast<int>(blockIdx.x) / blocks * kLearned;
-  const float drift = learned[kDrift], limit = learned[kLimit] * e.level;
+  float drift = 0.0f, limit = e.threshold;
+  if (e.learned != nullptr) {
+    const float* learned = e.learned + static_cast<int>(blockIdx.x) / blocks * kLearned;
+    drift = learned[kDrift], limit = learned[kLimit] * e.level;
+  }
   for_words(e, blocks, [&](const Spot& at, int) {
-    const float change = at.is_inside(e) ? e.change[at.pixel(e)] - drift * e.level : 0.0f;
+    const float change = at.is_inside(e) ? *change_at(e, at) - drift * e.level : 0.0f;
     judge(e, at, judged(e, change, limit));
   });
 }
@@ -265,8 +167,8 @@ cudaError_t pass(const Enter& e, cudaStream_t stream) {
     next(&packed_change_kernel, divide_up(e.rows * e.columns, kAtOnce * kFrameThreads));
   else
     next(&change_kernel, blocks);
-  if (e.window > 1) next(&window_kernel, window_blocks(e));
-  if (e.learned != nullptr) next(&decide_kernel, blocks);
+  if (e.window > 1) next(&window_kernel, patch_blocks(e));
+  if (e.window > 1 || e.learned != nullptr) next(&decide_kernel, blocks);
   if (asks_neighbours(e)) next(&strong_kernel, blocks);
   if (e.reach > 0) next(&weak_kernel, blocks);
   return error;

@@ -252,8 +252,8 @@ struct Enter {
   int32_t reach;            // up to so many pixels from a strong one
   int32_t neighbours;       // a strong one needs so many around it that are weak at least
   float* learned;           // [streams, kLearned] of a gate that adapts, or null
-  float* change;            // [pixels], and
-  int32_t* counts;          // [streams, kCounts], 0: its scratch
+  float* change;            // [streams, rows, whole words of pixels]: of a gate that adapts or has a window, and
+  int32_t* counts;          // [streams, kCounts], 0: scratch of one that adapts
   float level, least;       // its units: one grey level of the frame; and its threshold, in grey levels
   float noise, drift;       // how many times the noise the threshold is, and the largest drift
   float* mean;              // [streams, rows, mean_pitch], 0: scratch of a gate with a window

@@ -31,6 +31,8 @@ class InputKernel(entering.InputKernel):
         mean = passed = strength = strong = counts = None
         streams, _, rows, columns = leaf.shape
         words = -(-columns // WORD)
+        if gate is not None and (gate.window > 1 or gate.adapts):
+            self.change = torch.empty(streams, rows, WORD * words, device=leaf.device)
         if gate is not None and gate.window > 1:
             margin = -(-(gate.window // 2) // MEANS_AT_ONCE) * MEANS_AT_ONCE
             mean = torch.zeros(streams, rows, WORD * words + 2 * margin, device=leaf.device)

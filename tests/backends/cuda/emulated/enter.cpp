@@ -1,5 +1,5 @@
-// Whether a frame is taken over as plain loops say: for random frames, gates, masks and streams that are refreshed, frame
-// after frame. Arguments: seed, how many sequences.
+// Whether a frame is taken over as plain loops say: for random frames, gates, masks and streams that are refreshed,
+// frame after frame. Arguments: seed, how many sequences.
 #include "block.h"
 
 #include <cfloat>
@@ -28,7 +28,9 @@ struct Case {
 
   Case() {
     e.streams = any(1, 3), e.channels = one_in(4) ? any(1, 6) : 3;
-    e.rows = one_in(3) ? any(1, 3) : any(4, 19), e.columns = one_in(3) ? any(1, 9) : one_in(2) ? 4 * any(5, 22) : any(20, 90);
+    e.rows = one_in(3) ? any(1, 3) : any(4, 19), e.columns = one_in(3)   ? any(1, 9)
+                                                             : one_in(2) ? 4 * any(5, 22)
+                                                                         : any(20, 90);
     const int pixels = e.streams * e.rows * e.columns, plane = e.rows * e.columns;
     e.dtype = raw ? Dtype::uint8 : Dtype::float32;
     e.stride[0] = int64_t{plane} * e.channels;
@@ -55,7 +57,8 @@ struct Case {
     if (one_in(3)) e.weak = 0.5f, e.reach = any(1, one_in(3) ? 32 : 4);
     if (one_in(3)) e.neighbours = any(1, 4);
     const size_t words = e.streams * e.rows * words_of(e);
-    mean.resize(e.streams * e.rows * e.mean_pitch), change.resize(pixels), strength.resize(pixels), passed.resize(words), strong.resize(words);
+    mean.resize(e.streams * e.rows * e.mean_pitch), change.resize(words * kWarp), strength.resize(pixels),
+        passed.resize(words), strong.resize(words);
     e.mean = mean.data(), e.change = change.data();
     e.strength = strength.data(), e.passed = passed.data(), e.strong = strong.data();
     if (one_in(2)) return;
@@ -130,13 +133,15 @@ std::vector<uint8_t> gate(const Case& given, int n, float* learned) {
   if (learned != nullptr) {
     std::vector<int> counts(kBins);
     for (const float x : change)
-      if (std::isfinite(x)) ++counts[kBins / 2 + std::clamp(static_cast<int>(std::floor(x * kSteps + 0.5f)), -kBins / 2, kBins / 2 - 1)];
+      if (std::isfinite(x))
+        ++counts[kBins / 2 + std::clamp(static_cast<int>(std::floor(x * kSteps + 0.5f)), -kBins / 2, kBins / 2 - 1)];
     learn(e.refresh[n], middle_of(counts.data()), e.least, e.noise, e.drift, learned);
     limit = learned[kLimit] * e.level, drift = learned[kDrift] * e.level;
   }
   for (int p = 0; p < plane; ++p) {
     if (e.window == 1 && learned == nullptr)
-      for (int c = 0; c < e.channels; ++c) strength[p] = std::max(strength[p], strength_of(e, given.change_of(n, p, c), limit));
+      for (int c = 0; c < e.channels; ++c)
+        strength[p] = std::max(strength[p], strength_of(e, given.change_of(n, p, c), limit));
     else
       strength[p] = strength_of(e, change[p] - drift, limit);
   }
@@ -171,12 +176,15 @@ struct Expected {
     int updated = 0;
     for (int n = 0; n < e.streams; ++n) {
       std::vector<uint8_t> passed(plane);
-      if (e.forced == nullptr && e.gated) passed = gate(given, n, learned.empty() ? nullptr : learned.data() + n * kLearned);
+      if (e.forced == nullptr && e.gated)
+        passed = gate(given, n, learned.empty() ? nullptr : learned.data() + n * kLearned);
       for (int p = 0; p < plane; ++p) {
         bool update = passed[p];
         for (int c = 0; c < e.channels && !e.gated; ++c) update |= !(given.change_of(n, p, c) == 0);
-        if (e.forced != nullptr) update = e.forced[n * plane + p];
-        else if (e.strip != nullptr) update |= e.strip[n * plane + p] != 0;
+        if (e.forced != nullptr)
+          update = e.forced[n * plane + p];
+        else if (e.strip != nullptr)
+          update |= e.strip[n * plane + p] != 0;
         update |= e.refresh[n] != 0;
         mask[n * plane + p] = update, updated += update;
         for (int c = 0; c < e.channels && update; ++c) take(given, n, p, c);
@@ -188,7 +196,8 @@ struct Expected {
 
   void take(const Case& given, int n, int p, int c) {
     const Enter& e = given.e;
-    const int64_t at = given.place(n, p / e.columns, p % e.columns, c), pixel = (n * e.rows * e.columns + p) * e.channels;
+    const int64_t at = given.place(n, p / e.columns, p % e.columns, c),
+                  pixel = (n * e.rows * e.columns + p) * e.channels;
     if (!given.raw) return void(value[pixel + c] = given.frame[at]);
     const int channel = e.swap ? e.channels - 1 - c : c;
     last_raw[pixel + c] = given.raw_frame[at];
@@ -217,8 +226,9 @@ bool right() {
     if (enter(given.e, nullptr) != cudaSuccess) return std::puts("launch"), false;
     if (!expected.is(given)) {
       const Enter& e = given.e;
-      std::printf("%d: %d %d %dx%d raw %d gated %d window %d dilation %d reach %d neighbours %d learns %d\n", number, e.streams,
-                  e.channels, e.rows, e.columns, given.raw, e.gated, e.window, e.dilation, e.reach, e.neighbours, e.learned != nullptr);
+      std::printf("%d: %d %d %dx%d raw %d gated %d window %d dilation %d reach %d neighbours %d learns %d\n", number,
+                  e.streams, e.channels, e.rows, e.columns, given.raw, e.gated, e.window, e.dilation, e.reach,
+                  e.neighbours, e.learned != nullptr);
       return false;
     }
   }
