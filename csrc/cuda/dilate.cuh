@@ -22,8 +22,8 @@ __device__ inline uint32_t within(uint32_t word, int reach) {
   return up(word) | __brev(up(__brev(word)));
 }
 
-// Of a word behind this one, those near its set ones, and of one before it: `reach` pixels from the nearer one's far
-// end.
+// Of the word behind this one, the pixels up to `reach` from one that is set in this; and of the word before it. For a
+// word further away `reach` is less by what lies between.
 __device__ inline uint32_t reached(uint32_t word, int reach) {
   return static_cast<uint32_t>(smeared(word, min(reach, 2 * kWarp - 1)) >> kWarp);
 }

@@ -1,8 +1,8 @@
 // dense_to_delta: which pixels of a frame changed, and taking those over.
 //
 // Exact: a pixel passes if any channel is not equal to what was propagated last. A gate with window 1: if the largest
-// change of its channels exceeds the threshold; others look around (gate.cu), and what passes them is dilated. Reads
-// the frame once, and the pixels that pass once more.
+// change of its channels exceeds the threshold; others look around (gate.cu), and what passes them is dilated and read
+// once more.
 #include "dilate.cuh"
 
 namespace deltafx::cuda {

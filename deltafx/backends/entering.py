@@ -38,8 +38,7 @@ class InputKernel:
         self.levels = None if node.preprocess is None else node.levels.detach().float().contiguous()
         self.swaps = node.preprocess is not None and node.preprocess.swap_channels
         self.raw = None if leaf.raw is None else leaf.raw.permute(0, 2, 3, 1)  # [N, H, W, C], as it lies
-        adapts = node.gate is not None and node.gate.adapts
-        self.change = torch.empty(leaf.pixels, device=leaf.device) if adapts else None
+        self.change: Tensor | None = None  # of each pixel: scratch of some gates
         self.ending: tuple[Any, ...] = ()
         self.operator = self.operators.dense_to_delta.default
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from deltafx.backends import entering
 from deltafx.backends.cpu.kernel import operators
 from deltafx.backends.matrix import matrix_of
@@ -20,4 +22,6 @@ class InputKernel(entering.InputKernel):
 
     def __init__(self, node: DenseToDelta, state: NodeState, plan: Plan, isa: str):
         super().__init__(node, state, plan)
+        if node.gate is not None and node.gate.adapts:
+            self.change = torch.empty(self.leaf.pixels)
         self.ending = (isa, self.raw, matrix_of(self.leaf), self.leaf.mask, self.leaf.tally)
