@@ -30,6 +30,8 @@ from deltafx.guards import FrameLock
 from deltafx.node import refuse_export, take_over_weights
 from deltafx.ops.base import borrow_module
 from deltafx.passes import Context
+from deltafx.preprocess import Preprocess
+from deltafx.raw_calls import RawCall, RawCalls
 from deltafx.runtime import Weights, streams_of
 from deltafx.settings import Settings
 
@@ -41,6 +43,7 @@ TRANSIENT = (
     "watched",
     "dtype",
     "levels",
+    "raw_calls",
     "counts",
     "macs",
     "streams",
@@ -210,7 +213,8 @@ class DeltaParts(nn.Module):
         modules = [(path, m) for path, m in self.model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
         self.watched = {path: Part(self, path, module) for path, module in modules}
         self.dtype = Weights.of(self.model).dtype or torch.float32
-        self.levels: Tensor | None = None  # with `preprocess`, where the last frame was
+        self.raw_calls = RawCalls(self)  # with `preprocess`
+        self.levels: Tensor | None = None  # where the last frame was that was normalised as a whole
         self.counts: dict[tuple, DenseMacs] = {}  # by the sizes of the model's arguments
         self.macs: DenseMacs | None = None  # of a dense frame like the last one
         self.streams: int | None = None
@@ -238,19 +242,35 @@ class DeltaParts(nn.Module):
         """One frame: what the model takes and gives."""
         refuse_export()
         with self.lock, torch.no_grad():
-            args = self.dense_arguments(args)
+            if self.settings.preprocess is not None:
+                args = tuple(self.settings.preprocess.read(args))
+                call = self.raw_calls.of(args, kwargs)
+                if call is not None:
+                    try:
+                        return self.run_whole(call, args, kwargs)
+                    except NoDeltaForm:  # seen only in a frame
+                        self.raw_calls.refuse(call)
+                args = self.dense_arguments(args)
             self.begin(args, kwargs)
             with self.intercepted([self.watched[""]]):
                 result = self.model(*args, **kwargs)
             self.end()
             return result
 
+    def run_whole(self, call: RawCall, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """A frame in which the model is one graph."""
+        self.begin(args, kwargs)
+        result = self.run(self.watched[""], call.graph, call.form, call.tensors)
+        self.end()
+        return result
+
     def dense_arguments(self, args: tuple) -> tuple:
-        """As the model takes them. Nothing is copied from the host, for which a device would have to wait."""
-        preprocess = self.settings.preprocess
-        if preprocess is None:
-            return args
-        frames, *others = preprocess.read(args)
+        """As the model takes them, of a call with frames `[N, C, H, W]`.
+
+        After the first, nothing is copied from the host, for which a device would have to wait.
+        """
+        preprocess, (frames, *others) = self.settings.preprocess, args
+        assert preprocess is not None
         if self.levels is None or self.levels.device != frames.device:
             self.levels = preprocess.levels(self.dtype).to(frames.device)
         return (preprocess.values(frames, self.levels), *others)
@@ -323,12 +343,14 @@ class DeltaParts(nn.Module):
         self.ran.append(Ran(part.path, graph, number))
         return result
 
-    def make_graph(self, part: Part, form: CallForm, tensors: list[Tensor]) -> DeltaGraphModule:
-        """The graph of a module for calls of this form; raises NoGraph."""
+    def make_graph(
+        self, part: Part, form: CallForm, tensors: list[Tensor], preprocess: Preprocess | None = None
+    ) -> DeltaGraphModule:
+        """The graph of a module for calls of this form; raises NoGraph. With `preprocess` it is given raw frames."""
         # Only the first graph of a frame sees the camera's pixels.
         gate = None if self.ran else self.settings.input_gate
         dump = self.settings.dump and f"{self.settings.dump}/{part.path}"
-        settings = replace(self.settings, preprocess=None, input_gate=gate, dump=dump)
+        settings = replace(self.settings, preprocess=preprocess, input_gate=gate, dump=dump)
         with self.released(), torch.inference_mode(False):
             graph_module = capture_call(part.module, part.path, form)
             context = replace(self.context, settings=settings)  # the sets of names are the same
@@ -355,7 +377,8 @@ class DeltaParts(nn.Module):
     @property
     def graphs(self) -> list[DeltaGraphModule]:
         """All delta graphs."""
-        return [graph for part in self.watched.values() for graph in part.graphs.values()]
+        whole = [graph for graph in self.raw_calls.graphs.values() if graph is not None]
+        return whole + [graph for part in self.watched.values() for graph in part.graphs.values()]
 
     def eager(self) -> list[Eager]:
         """The modules outside the delta graphs that multiplied something in the last frame."""

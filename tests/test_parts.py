@@ -199,20 +199,81 @@ def test_sizes_decide_as_they_do_for_this_frame():
     assert list(dm.parts) == [""]
 
 
-def test_levels_of_8_bit_frames_are_made_once(monkeypatch):
-    made = []
-    levels = deltafx.Preprocess.levels
-    monkeypatch.setattr(deltafx.Preprocess, "levels", lambda self, dtype: made.append(dtype) or levels(self, dtype))
-    model, preprocess = build(Sized), deltafx.Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)
-    dm = deltafx.convert(model, preprocess=preprocess)
-    clip = [torch.randint(256, (2, 12, 14, 3), dtype=torch.uint8) for _ in range(4)]
-    for frame in clip[:3]:
-        torch.testing.assert_close(dm(frame), model(preprocess(frame)), rtol=RTOL, atol=RTOL)
-    assert made == [torch.float32] * (1 + 3)  # and of the dense model's
+HALF = deltafx.Preprocess(mean=(0.5,) * 3, std=(0.25,) * 3)
+
+
+def raw_frames(count=4, width=14):
+    return [torch.randint(256, (2, 12, width, 3), dtype=torch.uint8) for _ in range(count)]
+
+
+def noted(monkeypatch, name):
+    """A list that has an entry for every call of a method of Preprocess."""
+    calls, method = [], getattr(deltafx.Preprocess, name)
+    monkeypatch.setattr(deltafx.Preprocess, name, lambda *args: calls.append(args) or method(*args))
+    return calls
+
+
+def test_of_8_bit_frames_a_graph_of_the_whole_normalises_what_changed(monkeypatch):
+    model, clip = build(Sized), raw_frames()
+    wanted = [model(HALF(frame)) for frame in clip]
+    dm = deltafx.convert(model, preprocess=HALF, backend="cpu")
+    torch.testing.assert_close(dm(clip[0]), wanted[0], rtol=RTOL, atol=RTOL)
+    values = noted(monkeypatch, "values")
+    for frame, want in zip(clip[1:], wanted[1:], strict=True):
+        torch.testing.assert_close(dm(frame.numpy()), want, rtol=RTOL, atol=RTOL)
+    assert values == []
+    assert list(dm.parts) == [""]
+    frame = clip[-1].clone()
+    frame[0, 3, 4] += 9
+    dm(frame)
+    assert dm.parts[""].runtime.plans[0].inputs[0].leaves[0].mask.sum() == 1
     dm.double()
-    want = model.double()(preprocess.normalised(preprocess.frames(clip[3]), torch.float64))
-    torch.testing.assert_close(dm(clip[3]), want)
-    assert made[-2:] == [torch.float64] * 2
+    want = model.double()(HALF.normalised(HALF.frames(frame), torch.float64))
+    torch.testing.assert_close(dm(frame), want)
+
+
+def test_of_8_bit_frames_for_parts_the_levels_are_made_once(monkeypatch):
+    class Decides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = Backbone()
+
+        def forward(self, x):
+            decide(x)
+            return self.backbone(x)
+
+    model, clip = build(Decides), raw_frames()
+    wanted = [model(HALF(frame)) for frame in clip]
+    levels = noted(monkeypatch, "levels")
+    dm = deltafx.convert(model, preprocess=HALF)
+    for frame, want in zip(clip, wanted, strict=True):
+        torch.testing.assert_close(dm(frame), want, rtol=RTOL, atol=RTOL)
+    assert len(levels) == 1
+    assert list(dm.parts) == ["backbone"]
+
+
+def test_hooks_of_a_model_see_normalised_frames():
+    model, (frame,) = build(Sized), raw_frames(1)
+    seen = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    want = model(HALF(frame))
+    dm = deltafx.convert(model, preprocess=HALF)
+    torch.testing.assert_close(dm(frame), want, rtol=RTOL, atol=RTOL)
+    assert len(seen) >= 2
+    torch.testing.assert_close(seen[-1], HALF(frame))
+
+
+def test_raw_frames_of_other_sizes_and_other_numbers_of_streams():
+    model = build(Sized)
+    dm = deltafx.convert(model, preprocess=HALF)
+    for width in (14, 9, 14):
+        for frame in raw_frames(2, width):
+            torch.testing.assert_close(dm(frame), model(HALF(frame)), rtol=RTOL, atol=RTOL)
+    with pytest.raises(deltafx.FrameError, match="the frame has 1 streams and the state has 2"):
+        dm(raw_frames(1)[0][:1])
+    deltafx.reset(dm)
+    frame = raw_frames(1)[0][:1]
+    torch.testing.assert_close(dm(frame), model(HALF(frame)), rtol=RTOL, atol=RTOL)
 
 
 class Again(nn.Module):
