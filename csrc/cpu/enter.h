@@ -29,6 +29,14 @@ inline uint8_t judge(const Enter& e, float change, float threshold) {
   return exceeds(change, threshold * e.weak) + strong + exceeds(change, FLT_MAX);
 }
 
+inline void judge_all(const Enter& e, const float* change, float drift, float threshold, int64_t count,
+                      uint8_t* __restrict result) {
+  if (asks_neighbours(e))
+    for (int64_t i = 0; i < count; ++i) result[i] = judge(e, change[i] - drift, threshold);
+  else
+    for (int64_t i = 0; i < count; ++i) result[i] = exceeds(change[i] - drift, threshold);
+}
+
 // F is the frame's type, V that of what was propagated last: a uint8 frame is compared with the last raw frame.
 template <class F, class V>
 struct Compare {
@@ -41,6 +49,28 @@ struct Compare {
   }
   const V* last_row(int64_t n, int64_t c, int64_t y) const {
     return last + (n * e.rows + y) * e.columns * last_pitch + c;
+  }
+
+  // Three bytes a pixel, side by side, as cameras give them: loops over them have steps that the compiler knows.
+  bool is_packed() const {
+    return sizeof(F) == 1 && e.channels == 3 && e.stride[1] == 1 && e.stride[3] == 3 && last_pitch == 3;
+  }
+
+  void packed_row(int64_t n, int64_t y, uint8_t* __restrict passed) const {
+    const F* f = frame_row(n, 0, y);
+    const V* old = last_row(n, 0, y);
+    if (std::memcmp(f, old, 3 * e.columns) == 0) return;  // `passed` is zero
+    for (int64_t x = 0, columns = e.columns; x < columns; ++x)
+      passed[x] = f[3 * x] != old[3 * x] || f[3 * x + 1] != old[3 * x + 1] || f[3 * x + 2] != old[3 * x + 2];
+  }
+
+  void packed_mean_row(int64_t n, int64_t y, float* __restrict mean) const {
+    const F* f = frame_row(n, 0, y);
+    const V* old = last_row(n, 0, y);
+    for (int64_t x = 0, columns = e.columns; x < columns; ++x) {
+      const int now = f[3 * x] + f[3 * x + 1] + f[3 * x + 2], before = old[3 * x] + old[3 * x + 1] + old[3 * x + 2];
+      mean[x] = static_cast<float>(now - before) / 3.0f;
+    }
   }
 
   // As `row`, for float32, three channels side by side, and a frame whose rows are; returns how many pixels it looked at.
@@ -62,6 +92,8 @@ struct Compare {
   // passed[x]: whether pixel (n, y, x) differs at all, or what the gate makes of its largest change of a channel.
   void row(int64_t n, int64_t y, uint8_t* passed) const {
     std::memset(passed, 0, e.columns);
+    if constexpr (sizeof(F) == 1)
+      if (!e.gated && is_packed()) return packed_row(n, y, passed);
     const bool plain = !e.gated && e.channels == 3 && last_pitch == 3 && e.stride[3] == 1;
     const int64_t start = plain ? plain_row(n, y, passed) : 0;
     for (int64_t c = 0; c < e.channels; ++c) {
@@ -81,6 +113,8 @@ struct Compare {
 
   // mean[x]: the change of pixel (n, y, x), mean over its channels.
   void mean_row(int64_t n, int64_t y, float* mean) const {
+    if constexpr (sizeof(F) == 1)
+      if (is_packed()) return packed_mean_row(n, y, mean);
     for (int64_t x = 0; x < e.columns; ++x) mean[x] = 0.0f;
     for (int64_t c = 0; c < e.channels; ++c) {
       const F* f = frame_row(n, c, y);
@@ -92,14 +126,17 @@ struct Compare {
   }
 
   // Rows [first, end) of stream n: the mean change over the window, of which only what lies in the frame counts. Sums are
-  // made anew for every pixel: a running sum would keep a NaN that has left the window, and rounding. `take(p, mean)`.
+  // made anew for every pixel: a running sum would keep a NaN that has left the window, and rounding. `take(p, means)` is
+  // told a row of them, whose first pixel is p.
   template <class Take>
   void window_rows(int64_t n, int64_t first, int64_t end, const Take& take) const {
     const int64_t reach = e.window / 2, columns = e.columns;
     const int64_t top = most(0, first - reach), bottom = least(e.rows, end + reach);
-    float* sums = scratch(1, (bottom - top + 2) * columns);
+    float* sums = scratch(1, (bottom - top + 3) * columns);
     float* mean = sums + (bottom - top) * columns;
-    float* total = mean + columns;
+    float *total = mean + columns, *wide = total + columns;
+    for (int64_t x = 0; x < columns; ++x)
+      wide[x] = static_cast<float>(least(columns, x + reach + 1) - most(0, x - reach));
     for (int64_t y = top; y < bottom; ++y) {
       mean_row(n, y, mean);
       float* sum = sums + (y - top) * columns;
@@ -112,26 +149,51 @@ struct Compare {
       for (int64_t x = 0; x < columns; ++x) total[x] = 0.0f;
       for (int64_t i = from; i < to; ++i)
         for (int64_t x = 0; x < columns; ++x) total[x] += sums[(i - top) * columns + x];
-      const int64_t p = (n * e.rows + y) * columns;
-      for (int64_t x = 0; x < columns; ++x) {
-        const int64_t wide = least(columns, x + reach + 1) - most(0, x - reach);
-        take(p + x, total[x] / static_cast<float>((to - from) * wide));
-      }
+      const float high = static_cast<float>(to - from);
+      for (int64_t x = 0; x < columns; ++x) total[x] /= high * wide[x];
+      take((n * e.rows + y) * columns, total);
     }
   }
 };
 
-// The histogram of rows [first, end) of stream n's mean change; what is not finite is left out.
+// The bin of each change, as a number; kBins for what is not finite.
+inline Vec bins_of(Vec change, float scale) {
+  const Vec place = fma(change, Vec::all(scale), Vec::all(0.5f)), rounded = round(place);
+  const Vec floored = where_greater(rounded, place, rounded - Vec::all(1.0f), rounded);
+  const Vec bounded = min(max(floored, Vec::all(-kBins / 2)), Vec::all(kBins / 2 - 1));
+  const Vec nothing = Vec::all(kBins), bin = bounded + Vec::all(kBins / 2);
+  return where_nan(change, nothing, where_greater(abs(change), Vec::all(kFinite), nothing, bin));
+}
+
+// The histogram of rows [first, end) of stream n's mean change; what is not finite is left out. Most changes are noise and
+// fall into few bins: several histograms take turns, so that none waits for what it was just added to.
 inline void count_changes(const Enter& e, int64_t n, int64_t first, int64_t end, int32_t* counts) {
+  constexpr int kTurns = 4;
   const float scale = static_cast<float>(kSteps / e.level);
-  const float* change = e.change + n * e.rows * e.columns;
-  std::memset(counts, 0, kBins * sizeof *counts);
-  for (int64_t p = first * e.columns; p < end * e.columns; ++p) {
-    if (!(std::fabs(change[p]) <= kFinite)) continue;
-    const float bin = std::floor(change[p] * scale + 0.5f);
-    const float bounded = bin < -kBins / 2 ? -kBins / 2 : bin > kBins / 2 - 1 ? kBins / 2 - 1 : bin;
-    ++counts[kBins / 2 + static_cast<int>(bounded)];
+  const float* change = e.change + (n * e.rows + first) * e.columns;
+  const int64_t count = (end - first) * e.columns;
+  int32_t turns[kTurns][kBins + 1] = {};
+  for (int64_t p = 0; p < count; p += Vec::width) {
+    float bins[Vec::width];
+    const int some = static_cast<int>(least(Vec::width, count - p));
+    bins_of(some == Vec::width ? Vec::load(change + p) : Vec::load(change + p, some), scale).store(bins);
+    for (int i = 0; i < some; ++i) ++turns[i % kTurns][static_cast<int>(bins[i])];
   }
+  for (int bin = 0; bin < kBins; ++bin) {
+    counts[bin] = 0;
+    for (int turn = 0; turn < kTurns; ++turn) counts[bin] += turns[turn][bin];
+  }
+}
+
+// How many bytes there are in front of the first that is set.
+inline int64_t first_set(const uint8_t* mask, int64_t limit) {
+  int64_t n = 0;
+  for (uint64_t word; n + 8 <= limit; n += 8) {
+    std::memcpy(&word, mask + n, sizeof word);
+    if (word != 0) break;
+  }
+  while (n < limit && !mask[n]) ++n;
+  return n;
 }
 
 // Every set byte sets those at a distance of up to `reach` along the row and across rows, in place.
@@ -139,11 +201,11 @@ inline void dilate_mask(uint8_t* mask, int64_t rows, int64_t columns, int64_t re
   uint8_t* wide = reinterpret_cast<uint8_t*>(scratch(2, rows * columns / 4 + 1));
   std::memset(wide, 0, rows * columns);
   for (int64_t y = 0; y < rows; ++y)
-    for (int64_t x = 0; x < columns; ++x)
-      if (mask[y * columns + x]) {
-        const int64_t from = most(0, x - reach), to = least(columns, x + reach + 1);
-        std::memset(wide + y * columns + from, 1, to - from);
-      }
+    for (int64_t x = first_set(mask + y * columns, columns); x < columns; ++x) {
+      const int64_t from = most(0, x - reach), to = least(columns, x + reach + 1);
+      std::memset(wide + y * columns + from, 1, to - from);
+      x += first_set(mask + y * columns + x + 1, columns - x - 1);
+    }
   for (int64_t y = 0; y < rows; ++y) {
     uint8_t* out = mask + y * columns;
     for (int64_t i = most(0, y - reach); i < least(rows, y + reach + 1); ++i)
@@ -219,7 +281,10 @@ void adapt(const Enter& e, const Compare<F, L>& compare, int64_t bands) {
   spread(e.pool, e.streams * bands, [&](int64_t task) {
     const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);
     if (e.refresh && e.refresh[n]) return;
-    if (e.window > 1) compare.window_rows(n, first, end, [&](int64_t p, float mean) { e.change[p] = mean; });
+    if (e.window > 1)
+      compare.window_rows(n, first, end, [&](int64_t p, const float* means) {
+        std::copy(means, means + e.columns, e.change + p);
+      });
     else for (int64_t y = first; y < end; ++y) compare.mean_row(n, y, e.change + (n * e.rows + y) * e.columns);
     count_changes(e, n, first, end, e.counts + task * kBins);
   });
@@ -234,8 +299,8 @@ void adapt(const Enter& e, const Compare<F, L>& compare, int64_t bands) {
     if (e.refresh && e.refresh[n]) return;
     const float* learned = e.learned + n * kLearned;
     const float drift = learned[kDrift] * e.level, limit = learned[kLimit] * e.level;
-    for (int64_t p = (n * e.rows + first) * e.columns; p < (n * e.rows + end) * e.columns; ++p)
-      e.mask[p] = judge(e, e.change[p] - drift, limit);
+    const int64_t p = (n * e.rows + first) * e.columns;
+    judge_all(e, e.change + p, drift, limit, (end - first) * e.columns, e.mask + p);
   });
 }
 
@@ -250,8 +315,9 @@ int64_t enter_as(const Enter& e, const L* last, int64_t last_pitch) {
       const int64_t n = task / bands, first = task % bands * kBand, end = least(e.rows, first + kBand);
       if (e.refresh && e.refresh[n]) return;
       if (e.gated && e.window > 1)
-        return compare.window_rows(n, first, end,
-                                   [&](int64_t p, float mean) { e.mask[p] = judge(e, mean, e.threshold); });
+        return compare.window_rows(n, first, end, [&](int64_t p, const float* means) {
+          judge_all(e, means, 0.0f, e.threshold, e.columns, e.mask + p);
+        });
       for (int64_t y = first; y < end; ++y) compare.row(n, y, e.mask + (n * e.rows + y) * e.columns);
     });
   spread(e.pool, e.streams, [&](int64_t n) {
@@ -271,11 +337,9 @@ int64_t enter_as(const Enter& e, const L* last, int64_t last_pitch) {
       const int64_t row = (n * e.rows + y) * e.columns;
       for (int64_t p = row; e.strip && p < row + e.columns; ++p) e.mask[p] |= e.strip[p];
       for (int64_t x = 0, p = row; x < e.columns;) {
+        const int64_t still = first_set(e.mask + p, e.columns - x);
+        x += still, p += still;
         const int64_t run = run_of(e.mask + p, e.columns - x);
-        if (run == 0) {
-          ++x, ++p;
-          continue;
-        }
         take_run<F, V>(e, n, y, x, p, run);
         x += run, p += run, taken += run;
       }
