@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import deltafx
+from benchmarks.gpu_figures import device_events
 from benchmarks.measure import surroundings
 from deltafx.gate import AUTO, InputGate
 from deltafx.networks import IMAGENET
@@ -53,14 +54,8 @@ def measured(frames: list[Tensor], gate: InputGate | None) -> dict[str, Any]:
     dm = deltafx.convert(nn.Identity().eval(), backend="cuda", preprocess=IMAGENET, input_gate=gate).cuda()
     for frame in frames[:WARM_FRAMES]:
         dm(frame)
-    torch.cuda.synchronize()
-    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
-    with torch.profiler.profile(activities=kinds) as profile:
-        for frame in frames[WARM_FRAMES:]:
-            dm(frame)
-        torch.cuda.synchronize()
+    events = device_events(lambda: [dm(frame) for frame in frames[WARM_FRAMES:]])
     kernels: dict[str, float] = defaultdict(float)
-    events = [event for event in profile.events() if event.device_type == torch.autograd.DeviceType.CUDA]
     done = 0.0
     for event in sorted(events, key=lambda event: event.time_range.end):
         begin, end = max(event.time_range.start, done), event.time_range.end

@@ -69,13 +69,17 @@ def is_part(node: Any) -> bool:
 def launches(call: Callable[[], Any]) -> int | None:
     """Kernels of one call, those of its CUDA graph one by one; None where the profiler sees none."""
     call()
+    return len([each for each in device_events(call) if not each.name.startswith(("Memcpy", "Memset"))]) or None
+
+
+def device_events(call: Callable[[], Any]) -> list[Any]:
+    """What the device did in a call, as the profiler sees it."""
     torch.cuda.synchronize()
     kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as profile:
         call()
         torch.cuda.synchronize()
-    events = [each for each in profile.events() if each.device_type == torch.autograd.DeviceType.CUDA]
-    return len([each for each in events if not each.name.startswith(("Memcpy", "Memset"))]) or None
+    return [each for each in profile.events() if each.device_type == torch.autograd.DeviceType.CUDA]
 
 
 def tensors(nest: Any) -> list[Tensor]:

@@ -16,6 +16,8 @@ from torch.utils import _pytree as pytree
 from deltafx.errors import NoGraph
 from deltafx.state import Form
 
+KEPT_FORMS = 4  # of one module's calls: the graphs used longest ago make room
+
 # What a graph may contain as it stands, and two calls can be told apart by.
 CONSTANTS = (
     bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.memory_format, enum.Enum,

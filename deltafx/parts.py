@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from deltafx.call_form import CallForm, flattened
+from deltafx.call_form import KEPT_FORMS, CallForm, flattened
 from deltafx.capture import capture_call
 from deltafx.compile import compile_graph, refuse_unknown_names
 from deltafx.dense_macs import DenseMacs
@@ -35,7 +35,6 @@ from deltafx.raw_calls import RawCall, RawCalls
 from deltafx.runtime import Weights, streams_of
 from deltafx.settings import Settings
 
-KEPT_FORMS = 4  # of one module's calls: the graphs used longest ago make room
 MOST_FORMS = 16  # with tensors of the same sizes: then each call is another one, and compiling does not pay
 NOT_STREAMS = "its rows are not the streams but what is found in the picture, such as proposals"
 TRANSIENT = (

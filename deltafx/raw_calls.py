@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from deltafx.call_form import CallForm
+from deltafx.call_form import KEPT_FORMS, CallForm
 from deltafx.errors import ConvertError, NoGraph
 from deltafx.graph_module import DeltaGraphModule
 
 if TYPE_CHECKING:
     from deltafx.parts import DeltaParts
-
-KEPT_FORMS = 4  # the graphs used longest ago make room
 
 
 class RawCall(NamedTuple):
@@ -33,6 +31,8 @@ class RawCalls:
 
     def of(self, args: tuple, kwargs: dict[str, Any]) -> RawCall | None:
         """What a call of the model is; None: all of its frames must be normalised, and its parts looked at."""
+        if self.owner.model._forward_pre_hooks or self.owner.model._forward_hooks:
+            return None  # they are given what the model is
         try:
             form, (frames, *others) = CallForm.of(args, kwargs)
         except NoGraph:
@@ -46,8 +46,6 @@ class RawCalls:
 
     def made(self, args: tuple, kwargs: dict[str, Any]) -> DeltaGraphModule | None:
         owner, whole = self.owner, self.owner.watched[""]
-        if owner.model._forward_pre_hooks or owner.model._forward_hooks:
-            return None  # they are given what the model is
         dense = owner.dense_arguments(args)
         owner.begin(dense, kwargs)
         form, tensors = CallForm.of(dense, kwargs)

@@ -261,6 +261,11 @@ def test_hooks_of_a_model_see_normalised_frames():
     torch.testing.assert_close(dm(frame), want, rtol=RTOL, atol=RTOL)
     assert len(seen) >= 2
     torch.testing.assert_close(seen[-1], HALF(frame))
+    late = deltafx.convert(build(Sized), preprocess=HALF)
+    late(frame)
+    late.model.register_forward_pre_hook(lambda _, args: seen.append(args[0] + 1))
+    torch.testing.assert_close(late(frame), want, rtol=RTOL, atol=RTOL)
+    torch.testing.assert_close(seen[-1], HALF(frame) + 1)
 
 
 def test_raw_frames_of_other_sizes_and_other_numbers_of_streams():

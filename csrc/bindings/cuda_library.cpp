@@ -587,8 +587,8 @@ TORCH_LIBRARY(deltafx_cuda, m) {
       "dense_to_delta(Tensor frame, bool gated, float threshold, int window, int dilation, float weak, int reach, "
       "int neighbours, float noise, float drift, float level, Tensor(g!)? learned, Tensor(h!)? change, Tensor? levels, "
       "bool swap, Tensor? forced, "
-      "Tensor? strip, Tensor refresh, Tensor(a!)? raw, Tensor(b!)? mean, Tensor(c!)? passed, Tensor(j!)? strength, Tensor(k!)? strong, "
-      "Tensor(i!)? counts, "
+      "Tensor? strip, Tensor refresh, Tensor(a!)? raw, Tensor(b!)? mean, Tensor(c!)? passed, "
+      "Tensor(j!)? strength, Tensor(k!)? strong, Tensor(i!)? counts, "
       "Tensor(d!) value, Tensor(e!) mask, Tensor(f!) tally) -> ()");
 }
 

@@ -17,7 +17,7 @@ __device__ inline uint64_t smeared(uint64_t bits, int reach) {
 
 // Of a word's own pixels, those near its set ones.
 __device__ inline uint32_t within(uint32_t word, int reach) {
-  const int inside = min(reach, kWarp - 1);
+  const int inside = min(reach, kWord - 1);
   const auto up = [&](uint32_t bits) { return static_cast<uint32_t>(smeared(bits, inside)); };
   return up(word) | __brev(up(__brev(word)));
 }
@@ -25,7 +25,7 @@ __device__ inline uint32_t within(uint32_t word, int reach) {
 // Of the word behind this one, the pixels up to `reach` from one that is set in this; and of the word before it. For a
 // word further away `reach` is less by what lies between.
 __device__ inline uint32_t reached(uint32_t word, int reach) {
-  return static_cast<uint32_t>(smeared(word, min(reach, 2 * kWarp - 1)) >> kWarp);
+  return static_cast<uint32_t>(smeared(word, min(reach, 2 * kWord - 1)) >> kWord);
 }
 __device__ inline uint32_t reached_before(uint32_t word, int reach) { return __brev(reached(__brev(word), reach)); }
 
@@ -59,10 +59,10 @@ __device__ inline bool dilate(const Enter& e, int blocks, int reach, const uint3
   const int own = static_cast<int>(threadIdx.x) / kTogether;
   const Spot at = spot(e, blocks, first_word(blocks) + own);
   bool any = false;
-  for (int away = 0; away * kWarp < reach + kWarp; ++away) any |= Beside(e, at, away, reach, words).any();
+  for (int away = 0; away * kWord < reach + kWord; ++away) any |= Beside(e, at, away, reach, words).any();
   if (!__syncthreads_or(any)) return false;
   uint32_t found = 0;
-  for (int away = 0, left = reach + kWarp; left > 0; ++away, left -= kWarp) {
+  for (int away = 0, left = reach + kWord; left > 0; ++away, left -= kWord) {
     Beside beside(e, at, away, reach, words);
     beside.add_up();
     found |=

@@ -13,7 +13,7 @@ bool decides_pixel_by_pixel(const Enter& e) {
 }
 
 // Neighbouring pixels whose masks a thread reads and writes at once, as far as they go.
-constexpr int kBytes = kWarp / kTogether;
+constexpr int kBytes = kWord / kTogether;
 static_assert(kBytes == sizeof(uint2), "a thread has a whole piece of its word");
 
 __device__ inline bool is_whole(const uint8_t* mask, int count) {
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(kFrameThreads)
   const bool passed = !refreshes && e.forced == nullptr && look(e, blocks, compares, words);
   Spot at = spot(e, blocks, first_word(blocks) + static_cast<int>(threadIdx.x) / kTogether);
   const int part = static_cast<int>(threadIdx.x) % kTogether * kBytes;
-  at.x = at.word * kWarp + part;
+  at.x = at.word * kWord + part;
   const int p = at.pixel(e), count = at.y < e.rows ? max(0, min(kBytes, e.columns - at.x)) : 0;
   uint32_t bits = passed ? words[threadIdx.x / kTogether] >> part : 0;
   const uint32_t taken = compares ? bits : 0;

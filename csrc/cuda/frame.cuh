@@ -7,11 +7,11 @@
 
 namespace deltafx::cuda {
 
-constexpr int kWarp = 32, kFrameThreads = 256, kFrameWarps = kFrameThreads / kWarp;
+constexpr int kWord = 32, kFrameThreads = 256, kFrameWarps = kFrameThreads / kWord;
 constexpr int kWordsEach = 8, kWords = kFrameWarps * kWordsEach;  // of a warp, side by side, and of a block
 constexpr unsigned kWholeWarp = ~0u;
 
-__host__ __device__ inline int words_of(const Enter& e) { return static_cast<int>(divide_up(e.columns, kWarp)); }
+__host__ __device__ inline int words_of(const Enter& e) { return static_cast<int>(divide_up(e.columns, kWord)); }
 
 // Blocks that a stream takes. No block has pixels of two streams.
 inline int blocks_of(const Enter& e) { return static_cast<int>(divide_up(int64_t{e.rows} * words_of(e), kWords)); }
@@ -20,7 +20,7 @@ inline int blocks_of(const Enter& e) { return static_cast<int>(divide_up(int64_t
 struct Spot {
   int n, y, x, word;
 
-  __device__ int lane() const { return x % kWarp; }
+  __device__ int lane() const { return x % kWord; }
   __device__ bool is_inside(const Enter& e) const { return y < e.rows && x < e.columns; }
   __device__ int pixel(const Enter& e) const { return (n * e.rows + y) * e.columns + x; }
   __device__ int word_at(const Enter& e) const { return (n * e.rows + y) * words_of(e) + word; }
@@ -29,7 +29,7 @@ struct Spot {
 // That of a warp's word number `number` in its stream.
 __device__ inline Spot spot(const Enter& e, int blocks, int number) {
   const int words = words_of(e), y = number / words, word = number - y * words;
-  const int x = word * kWarp + static_cast<int>(threadIdx.x) % kWarp;
+  const int x = word * kWord + static_cast<int>(threadIdx.x) % kWord;
   return {static_cast<int>(blockIdx.x) / blocks, y, x, word};
 }
 
@@ -38,12 +38,12 @@ __device__ inline int first_word(int blocks) { return static_cast<int>(blockIdx.
 // Calls `what` for each word of a warp, with the place of its word in the block. All lanes do.
 template <class F>
 __device__ inline void for_words(const Enter& e, int blocks, F what) {
-  const int first = static_cast<int>(threadIdx.x) / kWarp * kWordsEach;
+  const int first = static_cast<int>(threadIdx.x) / kWord * kWordsEach;
   Spot at = spot(e, blocks, first_word(blocks) + first);
   for (int k = first; k < first + kWordsEach && at.y < e.rows; ++k) {
     what(at, k);
-    ++at.word, at.x += kWarp;
-    if (at.word == words_of(e)) at.word = 0, at.x %= kWarp, ++at.y;
+    ++at.word, at.x += kWord;
+    if (at.word == words_of(e)) at.word = 0, at.x %= kWord, ++at.y;
   }
 }
 

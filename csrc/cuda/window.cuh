@@ -12,7 +12,7 @@ __device__ inline float* mean_at(const Enter& e, const Spot& at) {
   return e.mean + int64_t{at.n * e.rows + at.y} * e.mean_pitch + e.mean_margin + at.x;
 }
 __device__ inline float* change_at(const Enter& e, const Spot& at) {
-  return e.change + int64_t{at.n * e.rows + at.y} * words_of(e) * kWarp + at.x;
+  return e.change + int64_t{at.n * e.rows + at.y} * words_of(e) * kWord + at.x;
 }
 
 // The pixels of a thread, from the upper left one on.

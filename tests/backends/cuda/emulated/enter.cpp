@@ -57,7 +57,7 @@ struct Case {
     if (one_in(3)) e.weak = 0.5f, e.reach = any(1, one_in(3) ? 32 : 4);
     if (one_in(3)) e.neighbours = any(1, 4);
     const size_t words = e.streams * e.rows * words_of(e);
-    mean.resize(e.streams * e.rows * e.mean_pitch), change.resize(words * kWarp), strength.resize(pixels),
+    mean.resize(e.streams * e.rows * e.mean_pitch), change.resize(words * kWord), strength.resize(pixels),
         passed.resize(words), strong.resize(words);
     e.mean = mean.data(), e.change = change.data();
     e.strength = strength.data(), e.passed = passed.data(), e.strong = strong.data();
