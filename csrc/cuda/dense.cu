@@ -7,7 +7,7 @@ namespace {
 
 // A thread has one pack of channels of kTogether pixels.
 template <class T>
-__global__ void __launch_bounds__(kWholeThreads)
+__global__ void __launch_bounds__(kWholeThreads, 3)
     finish_kernel(const __grid_constant__ Matrix from, const __grid_constant__ Dense d) {
   constexpr int P = kPack<T>, R = kTogether;
   begin_kernel();

@@ -131,32 +131,39 @@ __device__ inline void apply_step(const Step& step, const int (&p)[R], const int
   const bool packed = step.packed && even;
   const Code code = step.code;
   const bool by_row = kind == Operand::per_pixel || kind == Operand::per_stream || kind == Operand::pixel_gate;
-  float same[P] = {};
-  Pack<T> raw[R];
-  if (kind == Operand::number) map(same, [&](float) { return code == Code::add || code == Code::rsub ? b : a; });
-  if (kind == Operand::per_channel) load_pack(static_cast<const float*>(step.operand) + c, n, packed, same);
+  const auto combine = [&](float (&own)[P], const float (&y)[P]) {
+    if (code == Code::add) {
+      map_with(own, y, [=](float s, float w) { return fmaf(a, w, s); });
+    } else if (code == Code::mul) {
+      map_with(own, y, [](float s, float w) { return s * w; });
+    } else {
+      assign(own, apply_function_of_two(code, a, values(own), values(y)));
+    }
+  };
   if (by_row) {
     const bool gate = kind == Operand::pixel_gate;
+    Pack<T> raw[R];
 #pragma unroll
     for (int r = 0; r < R; ++r) {
       const int row = kind == Operand::per_stream ? streams[r] : p[r];
       const T* from = static_cast<const T*>(step.operand) + row * step.pitch;
       raw[r] = load_raw(gate ? from : from + c, gate ? 1 : n, packed && !gate);
     }
-  }
 #pragma unroll
-  for (int r = 0; r < R; ++r) {
-    float y[P];
+    for (int r = 0; r < R; ++r) {
+      float y[P];
 #pragma unroll
-    for (int i = 0; i < P; ++i) y[i] = !by_row ? same[i] : number(raw[r].of[kind == Operand::pixel_gate ? 0 : i]);
-    if (code == Code::add) {
-      map_with(x[r], y, [=](float s, float w) { return fmaf(a, w, s); });
-    } else if (code == Code::mul) {
-      map_with(x[r], y, [](float s, float w) { return s * w; });
-    } else {
-      assign(x[r], apply_function_of_two(code, a, values(x[r]), values(y)));
+      for (int i = 0; i < P; ++i) y[i] = number(raw[r].of[i]);
+      if (gate) map(y, [first = y[0]](float) { return first; });
+      combine(x[r], y);
     }
+    return;
   }
+  float same[P] = {};
+  if (kind == Operand::number) map(same, [&](float) { return code == Code::add || code == Code::rsub ? b : a; });
+  if (kind == Operand::per_channel) load_pack(static_cast<const float*>(step.operand) + c, n, packed, same);
+#pragma unroll
+  for (int r = 0; r < R; ++r) combine(x[r], same);
 }
 
 }  // namespace deltafx::cuda
