@@ -1,6 +1,7 @@
 // Convolutions with narrow groups at all pixels: neighbours share what they read, and rows of the result are added up
 // where a mean comes next.
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 
 #include "depthwise.cuh"
@@ -17,6 +18,8 @@ struct SideBySide {
   int32_t row, column;
   Divisor row_groups;
 };
+
+constexpr int kResident = 2;  // blocks of a multiprocessor
 
 // Where rows are added up, a block has some packs of channels of one row, `lanes` threads for each.
 struct Lines {
@@ -122,7 +125,7 @@ __device__ inline void add_to(float* total, const float (&x)[R][P], int count) {
 
 // A thread has one pack of channels of kTogether pixels, or of several times as many of a row, which are added up.
 template <class T>
-__global__ void __launch_bounds__(kWholeThreads)
+__global__ void __launch_bounds__(kWholeThreads, kResident)
     depthwise_all_kernel(const __grid_constant__ Depthwise depthwise, const __grid_constant__ SideBySide shape,
                          const __grid_constant__ Lines lines, const __grid_constant__ Dense d) {
   constexpr int P = kPack<T>, R = kTogether;
@@ -175,17 +178,20 @@ SideBySide side_by_side(const Depthwise& d, const Commit& commit, const Axis& ro
   return shape;
 }
 
-// As few threads idle as there can be, with packs of 64 bytes or more where there are so many channels.
-Lines lines_of(float* sums, int packs, int groups) {
-  double best = 0.0;
+// Where blocks of `slots` are there at once: such that the device is through with `count` rows soonest. Narrower packs
+// than need be are read in more pieces, so they have to be worth it; below 64 bytes they never are.
+Lines lines_of(float* sums, int packs, int groups, int64_t count, int slots) {
+  constexpr double kWorth = 0.85;
+  double least = INFINITY;
   Lines lines{sums, divisor(1), divisor(1), 1};
   for (int chunks = 1; chunks <= packs; ++chunks) {
     const int width = static_cast<int>(divide_up(packs, chunks));
-    if (width > kWholeThreads || (width < 4 && best > 0.0)) continue;
+    if (width > kWholeThreads || (width < 4 && least < INFINITY)) continue;
     const int lanes = std::min(kWholeThreads / width, groups);
-    const double rounds = static_cast<double>(divide_up(groups, lanes));
-    const double busy = packs * groups / (chunks * rounds * kWholeThreads);
-    if (busy > best) best = busy, lines = {sums, divisor(chunks), divisor(width), lanes};
+    const double blocks = static_cast<double>(count) * chunks;
+    const double rounds = divide_up(groups, lanes) * (blocks <= slots ? 1.0 : blocks / slots + 0.5);
+    if (rounds >= kWorth * least) continue;
+    least = rounds, lines = {sums, divisor(chunks), divisor(width), lanes};
   }
   return lines;
 }
@@ -199,7 +205,7 @@ cudaError_t depthwise_all(const Depthwise& depthwise, const Axis& rows, const Ax
     const Dense d = dense_of<T>(commit, pixels, plane);
     const SideBySide shape = side_by_side(depthwise, commit, rows, columns, kPack<T>);
     const int64_t count = pixels / depthwise.window.out_columns;
-    const Lines lines = lines_of(sums, d.packs.by, shape.row_groups.by);
+    const Lines lines = lines_of(sums, d.packs.by, shape.row_groups.by, count, kResident * multiprocessors());
     const auto launching = [&](const Blocks& blocks) {
       return launch(&depthwise_all_kernel<T>, blocks, stream, depthwise, shape, lines, d);
     };

@@ -49,7 +49,8 @@ bool convolves(Dtype dtype) {
   const Dense dense = dense_of<T>(commit, pixels, rows.out * columns.out);
   const SideBySide shape = side_by_side(depthwise, commit, rows.axis, columns.axis, kPack<T>);
   std::vector<Pack<float>> sums(lines * channels / 4 + 1);
-  const Lines adding = lines_of(any(0, 2) > 0 ? sums.data()->of : nullptr, dense.packs.by, shape.row_groups.by);
+  const Lines adding = lines_of(any(0, 2) > 0 ? sums.data()->of : nullptr, dense.packs.by, shape.row_groups.by,
+                                lines, any(1, 40));
   const int items = lines * shape.row_groups.by * dense.packs.by;
   const int blocks = adding.sums != nullptr ? lines * adding.chunks.by : divide_up(items, kWholeThreads);
   emulated::run(blocks, kWholeThreads, [&] { depthwise_all_kernel<T>(depthwise, shape, adding, dense); });
