@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from deltafx.converted import Converted, graphs_of, reset
+from deltafx.cuda_graph import captured
 
 if TYPE_CHECKING:
     from deltafx.plan import Plan
@@ -140,10 +141,12 @@ def time_of(plan: Plan, state: Any, tiling: list[int]) -> float:
     refresh = torch.zeros_like(kernel.flags.of(state))
     with torch.cuda.device(plan.stale.device):
         kernel.launch(refresh, state, plan)  # what is made when it is first needed is made now
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+
+        def repeat() -> None:
             for _ in range(REPEATS):
                 kernel.launch(refresh, state, plan)
+
+        graph = captured(repeat)
         times = []
         for _ in range(ROUNDS):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
