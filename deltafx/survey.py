@@ -17,6 +17,7 @@ from deltafx.graph_walk import GraphWalk, storage_of
 from deltafx.handover import ATTRIBUTE, handover_of, pixels_of
 from deltafx.node import VIEW, DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.ops.base import everything
+from deltafx.ops.conv import Conv
 from deltafx.plan import Plan
 from deltafx.state import Leaf, NodeState, mask_bytes, quantizer_of
 
@@ -91,6 +92,11 @@ class DenseRun(GraphWalk):
         state = NodeState(module.path, new_leaves(module, frame), self.aligned[n])
         self.plan.nodes[module.path] = state
         self.plan.inputs.append(state)
+        narrow = module.backend.frame_alignment
+        if narrow is not None and all(gathers_pixels(self.leaf_module(user)) for user in n.users):
+            for leaf in state.leaves:
+                if leaf.shape[1] * leaf.dtype.itemsize <= narrow:
+                    leaf.alignment = narrow
 
         def enters(x: Tensor) -> Delta:
             streams = self.plan.has_streams(x.shape)
@@ -246,6 +252,13 @@ def new_leaves(node: DeltaNode | DenseToDelta, result: Any) -> Any:
         return Leaf(x.shape, x.dtype, x.device, x.stride(), quantizer=quantizer_of(x), alignment=alignment)
 
     return pytree.tree_map_only(Tensor, new_leaf, result)
+
+
+def gathers_pixels(reader: Any) -> bool:
+    """Whether it is a convolution of whole pixels of an image."""
+    if not isinstance(reader, DeltaNode) or not isinstance(reader.head, Conv):
+        return False
+    return reader.head.rank == 2 and reader.head.groups == 1
 
 
 def note_pixels(state: NodeState, sent: Any) -> None:

@@ -6,6 +6,9 @@ import torch.nn.functional as F
 from torch import fx, nn
 
 import deltafx
+from benchmarks.state import planned
+from deltafx.backends.reference import ReferenceBackend
+from deltafx.node import FrameModule
 from tests.small import PAYLOADS, dense, frame, input_rate, small, touched, was_full
 
 
@@ -286,3 +289,40 @@ def test_nested_concatenations_share_one_buffer():
         assert nodes[path].leaves[0].value.untyped_storage().data_ptr() == outer
     assert nodes["cat"].leaves[0].aliased
     assert nodes["cat#2"].leaves[0].aliased
+
+
+class Pieces(ReferenceBackend):
+    """Whose buffers lie as those of a GPU."""
+
+    alignment, frame_alignment = 16, 8
+
+
+class Readers(nn.Module):
+    def __init__(self, *readers):
+        super().__init__()
+        self.readers = nn.ModuleList(readers)
+
+    def forward(self, x):
+        return [reader(x) for reader in self.readers]
+
+
+READERS = {
+    "a convolution": ((nn.Conv2d(3, 8, 3),), torch.bfloat16, 4),
+    "two": ((nn.Conv2d(3, 8, 3), nn.Conv2d(3, 4, 1, stride=2)), torch.bfloat16, 4),
+    "one of larger numbers": ((nn.Conv2d(3, 8, 3),), torch.float32, 4),
+    "one of more channels": ((nn.Conv2d(5, 8, 3),), torch.bfloat16, 8),
+    "one with groups": ((nn.Conv2d(3, 3, 3, groups=3),), torch.bfloat16, 8),
+    "a pooling too": ((nn.Conv2d(3, 8, 3), nn.AvgPool2d(3)), torch.bfloat16, 8),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_pixels_of_a_frame_lie_closer_where_only_convolutions_read_them(name):
+    readers, dtype, channels = READERS[name]
+    dm = deltafx.convert(Readers(*readers).to(dtype).eval())
+    for module in dm.modules():
+        if isinstance(module, FrameModule):
+            module.backend = Pieces()
+    plan = planned(dm, torch.zeros(1, readers[0].weight.shape[1] * readers[0].groups, 8, 8, dtype=dtype))
+    (leaf,) = plan.inputs[0].leaves
+    assert leaf.layout()[1][-1] == channels

@@ -15,13 +15,16 @@
 namespace deltafx::cuda {
 namespace {
 
+// What is gathered at once: pieces of 16 bytes, or pixels of 8, such as frames have, or single channels.
+enum class Reads { pieces, pixels, channels };
+
 // What a kernel is made of: tiles of M pixels and N channels, STAGES steps of them, and what multiplies them.
-template <class T_, int M, int N, int STAGES, int RESIDENT, bool PACKED, bool EXACT = false>
+template <class T_, int M, int N, int STAGES, int RESIDENT, Reads READS, bool EXACT = false>
 struct Traits {
   using T = T_;
   static constexpr bool kExact = EXACT;
   static constexpr int kM = M, kN = N, kStages = STAGES, kResident = RESIDENT;
-  static constexpr bool kPacked = PACKED;  // pieces of 16 bytes are gathered; else single channels
+  static constexpr Reads kReads = READS;
   static constexpr int kThreads = M * 2;   // a warpgroup for 64 rows
   static constexpr int kStageBytes = (kM + kN) * kRowBytes;
   static constexpr int kDepth = kRowBytes / sizeof(T);  // of a step
@@ -35,6 +38,9 @@ struct Traits {
 // Past the first cache, of which little is left beside the stages.
 __device__ inline void copy_piece(uint32_t to, const void* from, bool valid) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(valid ? 16 : 0) : "memory");
+}
+__device__ inline void copy_half(uint32_t to, const void* from, bool valid) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(to), "l"(from), "r"(valid ? 8 : 0) : "memory");
 }
 __device__ inline void end_stage() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N>
@@ -147,7 +153,7 @@ struct Gather {
       tap = (step * Traits::kDepth + lanes) / channels, c = (step * Traits::kDepth + lanes) % channels;
     }
     i = tap / kernel_columns, j = tap % kernel_columns, offset = i * down_step + j * across_step;
-    if (!Traits::kPacked) return;
+    if (Traits::kReads == Reads::channels) return;
     if (!straight) find();
 #pragma unroll
     for (int r = 0; r < kRows && straight; ++r) {
@@ -189,7 +195,7 @@ struct Gather {
   // Fills the thread's pieces of a stage, and goes on to those of the next step.
   __device__ void load(uint32_t stage) {
     const uint32_t to = stage + place;
-    if constexpr (Traits::kPacked) {
+    if constexpr (Traits::kReads == Reads::pieces) {
       if (straight) {
         const uint32_t tap = i < kernel_rows ? 1u << i | 0x10000u << j : ~0u;  // beyond the last there is none
         const T* const here = x + (offset + c);
@@ -234,6 +240,66 @@ struct Gather {
     return *reinterpret_cast<const uint4*>(values);
   }
 };
+
+// The same of pixels of 8 bytes: a piece has those behind two taps, each copied by itself.
+template <class Traits>
+struct GatherPixels {
+  using T = typename Traits::T;
+  static constexpr int kStep = Traits::kThreads / kPieces, kRows = Traits::kM / kStep;
+  static constexpr int kChannels = 8 / sizeof(T), kTaps = Traits::kDepth / kChannels;  // of a pixel, and of a step
+  const Taps<Traits::kM>& taps;
+  const T* x;
+  int base[kRows];  // of a window with a simple form, as its taps have it
+  uint32_t there[kRows];
+  int i, j;
+  const uint32_t place;  // of the first piece, in a stage
+  const int kernel_rows, kernel_columns;
+  const int64_t pitch;
+
+  __device__ GatherPixels(const Conv& conv, const Taps<Traits::kM>& taps, int, int step)
+      : taps(taps),
+        x(static_cast<const T*>(conv.x.data)),
+        place(piece_offset(threadIdx.x / kPieces, threadIdx.x % kPieces)),
+        kernel_rows(conv.window.kernel_rows),
+        kernel_columns(conv.window.kernel_columns),
+        pitch(conv.x.pitch) {
+    const int tap = step * kTaps + threadIdx.x % kPieces * 2;
+    i = tap / kernel_columns, j = tap % kernel_columns;
+#pragma unroll
+    for (int r = 0; r < kRows && taps.straight; ++r) {
+      const int row = threadIdx.x / kPieces + r * kStep;
+      base[r] = taps.base[row], there[r] = taps.there[row];
+    }
+  }
+
+  __device__ void advance(int by) {
+    for (j += by; j >= kernel_columns; j -= kernel_columns) ++i;
+  }
+
+  // Copies the pixels behind tap (i, j) to half of the thread's pieces.
+  __device__ void load_half(uint32_t to) const {
+    const uint32_t tap = i < kernel_rows ? 1u << i | 0x10000u << j : ~0u;  // beyond the last there is none
+    const int away = taps.straight ? taps.from_first(i, j) : 0;
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+      int pixel = base[r] + away;
+      bool exists = (there[r] & tap) == tap;
+      if (!taps.straight) pixel = taps.pixel(threadIdx.x / kPieces + r * kStep, i, j), exists = pixel >= 0;
+      copy_half(to + r * kStep * kRowBytes, x + (exists ? pixel : 0) * pitch, exists);
+    }
+  }
+
+  // Fills the thread's pieces of a stage, and goes on to those of the next step.
+  __device__ void load(uint32_t stage) {
+    load_half(stage + place);
+    advance(1);
+    load_half(stage + place + 8);
+    advance(kTaps - 1);
+  }
+};
+
+template <class Traits>
+using GatherOf = std::conditional_t<Traits::kReads == Reads::pixels, GatherPixels<Traits>, Gather<Traits>>;
 
 // Reads the weights of channels [n, n + kN) of a group, step by step, which lie in memory as they stand in a stage.
 template <class Traits>
@@ -347,7 +413,7 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kResident)
     const int pixel = listed.fill(job, found, place, rows);
     taps.fill(job.candidates.rule.grid.plane, pixel);
     __syncthreads();
-    Gather<Traits> gather(conv, taps, group, first_step);
+    GatherOf<Traits> gather(conv, taps, group, first_step);
     Weights<Traits> weights(conv, group, n, first_step);
     const auto load = [&](uint32_t stage) {
       gather.load(stage);
@@ -395,15 +461,17 @@ __global__ void __launch_bounds__(Traits::kThreads, Traits::kResident)
 }
 
 template <class T>
-using Large = Traits<T, 128, 128, 3, 2, true>;
+using Large = Traits<T, 128, 128, 3, 2, Reads::pieces>;
 template <class T>
-using Tall = Traits<T, 128, 64, 4, 2, true>;
+using Tall = Traits<T, 128, 64, 4, 2, Reads::pieces>;
 template <class T>
-using Small = Traits<T, 64, 64, 4, 3, true>;
+using Small = Traits<T, 64, 64, 4, 3, Reads::pieces>;
 template <class T>
-using Single = Traits<T, 64, 64, 3, 3, false>;
-using ExactSmall = Traits<float, 64, 64, 3, 3, true, true>;
-using ExactSingle = Traits<float, 64, 64, 3, 3, false, true>;
+using Stem = Traits<T, 64, 64, 4, 3, Reads::pixels>;
+template <class T>
+using Single = Traits<T, 64, 64, 3, 3, Reads::channels>;
+using ExactSmall = Traits<float, 64, 64, 3, 3, Reads::pieces, true>;
+using ExactSingle = Traits<float, 64, 64, 3, 3, Reads::channels, true>;
 
 template <class Traits>
 size_t shared_bytes(const Conv& conv) {
@@ -434,8 +502,11 @@ struct Cost {
   }
 };
 
-bool gathers_pieces(const Conv& conv) {
-  return conv.x.packed && conv.in_per_group * (conv.x.dtype == Dtype::float32 ? 4 : 2) % 16 == 0;
+Reads reads(const Conv& conv) {
+  const int size = conv.x.dtype == Dtype::float32 ? 4 : 2;
+  if (conv.x.packed && conv.in_per_group * size % 16 == 0) return Reads::pieces;
+  const bool even = reinterpret_cast<uintptr_t>(conv.x.data) % 8 == 0 && conv.x.pitch * size % 8 == 0;
+  return size == 2 && even && conv.groups == 1 && conv.in_per_group == 4 ? Reads::pixels : Reads::channels;
 }
 
 template <class Traits>
@@ -473,7 +544,7 @@ cudaError_t launch_convolve(const Conv& conv, const Job& job, int parts, cudaStr
 
 std::vector<Tiling> tilings(const Conv& conv) {
   std::vector<Tile> tiles{Tile::small};
-  if (gathers_pieces(conv) && !conv.exact) {
+  if (reads(conv) == Reads::pieces && !conv.exact) {
     if (fits<Tall<__half>>(conv)) tiles.push_back(Tile::tall);
     if (conv.out_per_group > 64 && fits<Large<__half>>(conv)) tiles.push_back(Tile::large);
   }
@@ -491,16 +562,18 @@ int convolve_width(const Conv& conv, int capacity) {
 
 cudaError_t convolve(const Conv& conv, const Job& job, cudaStream_t stream) {
   const auto [tile, parts] = tiling_of(conv, job.capacity);
-  const bool single = !gathers_pieces(conv);
+  const Reads kind = reads(conv);
   if (conv.exact)
-    return single ? launch_convolve<ExactSingle>(conv, job, parts, stream)
-                  : launch_convolve<ExactSmall>(conv, job, parts, stream);
+    return kind == Reads::pieces ? launch_convolve<ExactSmall>(conv, job, parts, stream)
+                                 : launch_convolve<ExactSingle>(conv, job, parts, stream);
   return with_type(conv.x.dtype, [&, tile = tile, parts = parts](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     if (tile == Tile::large) return launch_convolve<Large<T>>(conv, job, parts, stream);
     if (tile == Tile::tall) return launch_convolve<Tall<T>>(conv, job, parts, stream);
-    return single ? launch_convolve<Single<T>>(conv, job, parts, stream)
-                  : launch_convolve<Small<T>>(conv, job, parts, stream);
+    if constexpr (sizeof(T) == 2)
+      if (kind == Reads::pixels) return launch_convolve<Stem<T>>(conv, job, parts, stream);
+    return kind == Reads::pieces ? launch_convolve<Small<T>>(conv, job, parts, stream)
+                                 : launch_convolve<Single<T>>(conv, job, parts, stream);
   });
 }
 

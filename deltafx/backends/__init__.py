@@ -27,6 +27,7 @@ class Backend(Protocol):
 
     name: ClassVar[str]
     alignment: ClassVar[int | None]  # of pixels in buffers, in bytes; None: these lie as the dense operators do it
+    frame_alignment: ClassVar[int | None]  # of a frame's that only convolutions read, where they are no larger
 
     def bind(self, node: Any, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:
         """The kernel of a node: an object with `name`, `note`, `exact`, and `run`, `run_input` or `run_output`.

@@ -26,6 +26,7 @@ class CompiledBackend(ABC):
 
     name: ClassVar[str]  # also the type of its device
     alignment: ClassVar[int | None] = 1
+    frame_alignment: ClassVar[int | None] = None
     compiled: ClassVar[Any]  # the compiled module
 
     def bind(self, node: Any, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:

@@ -30,6 +30,7 @@ class ReferenceBackend:
 
     name: ClassVar[str] = "reference"
     alignment: ClassVar[int | None] = None  # buffers lie as the dense operators lay out their results
+    frame_alignment: ClassVar[int | None] = None
 
     def bind(self, node: Any, state: NodeState, inputs: Sequence[Any], plan: Plan) -> ReferenceKernel:
         return ReferenceKernel()

@@ -16,7 +16,7 @@ from deltafx.backends.cuda import fake, moving
 from deltafx.backends.cuda.entering import InputKernel
 from deltafx.backends.cuda.kernel import CompiledKernel
 from deltafx.backends.cuda.lanes import Lanes
-from deltafx.backends.cuda.product import PIECE_BYTES, multiply
+from deltafx.backends.cuda.product import PIECE_BYTES, PIXEL_BYTES, multiply
 from deltafx.backends.recipe import Flags, Product, Recipe
 from deltafx.backends.reference import ReferenceKernel
 from deltafx.node import DeltaNode, DenseToDelta
@@ -41,6 +41,7 @@ class CudaBackend(CompiledBackend):
 
     name: ClassVar[str] = "cuda"
     alignment: ClassVar[int | None] = PIECE_BYTES  # what is gathered at once
+    frame_alignment: ClassVar[int | None] = PIXEL_BYTES
     compiled: ClassVar[Any] = _cuda
 
     def compile(self, node: DeltaNode, state: NodeState, inputs: Sequence[Any], plan: Plan) -> Any:

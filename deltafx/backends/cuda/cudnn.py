@@ -21,14 +21,13 @@ cudnn_convolution_transpose = torch.ops.aten.cudnn_convolution_transpose.out  # 
 LEAST_CHANNELS = 3  # with fewer, strides do not tell in which order the dimensions of a tensor lie
 HALVES = (torch.float16, torch.bfloat16)
 ALIGNMENT = 16  # bytes, of what it reads and writes
-NARROW, MANY_TAPS = 4, 25  # pixels of so many 16-bit channels are 8 bytes; windows for which cuDNN is faster with these
 
 
 @dataclass(frozen=True, eq=False)
 class Convolution:
     """As cuDNN takes it: `[N, C, H, W]`, channels last. It chooses how, as it does for every other network.
 
-    `output_padding`: of a transposed one, None for others. `wide`: the input, which is copied to `x` before each use.
+    `output_padding`: of a transposed one, None for others.
     """
 
     x: Tensor
@@ -39,19 +38,6 @@ class Convolution:
     groups: int
     allow_tf32: bool
     output_padding: list[int] | None = None
-    channels: int = 0  # of the input, without those that are filled up
-    wide: Tensor | None = None
-
-    @property
-    def is_stem(self) -> bool:
-        """Whether pixels of few channels lie further apart than cuDNN wants them for a large window."""
-        fits = self.channels <= NARROW < self.x.shape[1] and self.x.dtype in HALVES
-        return fits and not self.is_transposed and self.weight[0, 0].numel() >= MANY_TAPS
-
-    def narrowed(self, x: Tensor) -> Convolution:
-        """The same on a copy of the input, `[N, 4, H, W]`, whose pixels lie side by side."""
-        weight = self.weight[:, :NARROW].contiguous(memory_format=torch.channels_last)
-        return replace(self, x=x, weight=weight, wide=self.x[:, :NARROW])
 
     def widened(self, channels: int) -> Convolution:
         """The same with so many output channels, those that are added being 0."""
@@ -87,13 +73,11 @@ class Convolution:
         padding = list(op.padding) if is_transposed else [before for before, _ in op.padding]
         return cls(
             x, weight, padding, list(op.stride), list(op.dilation), op.groups, allow_tf32,
-            list(op.output_padding) if is_transposed else None, op.weight.shape[0 if is_transposed else 1] * op.groups,
+            list(op.output_padding) if is_transposed else None,
         )  # fmt: skip
 
     def __call__(self, into: Tensor) -> None:
         """Write the whole result, without bias."""
-        if self.wide is not None:
-            pixels_of(self.x).copy_(pixels_of(self.wide))
         benchmark = torch.backends.cudnn.benchmark
         operator = cudnn_convolution_transpose if self.is_transposed else cudnn_convolution
         padding = [self.padding, *([self.output_padding] if self.is_transposed else [])]
@@ -159,11 +143,6 @@ def workspace_of(way: Way, device: torch.device) -> Tensor:
 def ends_itself(dtype: torch.dtype, allow_tf32: bool) -> bool:
     """Whether cuDNN applies what follows a convolution of this dtype: it does so on tensor cores."""
     return _cuda.has_cudnn and (dtype in HALVES or (dtype == torch.float32 and allow_tf32))
-
-
-def pixels_of(x: Tensor) -> Tensor:
-    """`[N, 4, H, W]` of 16 bits as `[N, H, W, 1]` of 64, so that a copy moves whole pixels."""
-    return x.permute(0, 2, 3, 1).view(torch.int64)
 
 
 def is_aligned(tensor: Tensor) -> bool:

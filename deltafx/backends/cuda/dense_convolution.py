@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from deltafx.backends.cuda.cudnn import NARROW, Convolution, FusedConvolution
+from deltafx.backends.cuda.cudnn import Convolution, FusedConvolution
 from deltafx.backends.cuda.dense_form import DenseForm
 from deltafx.backends.cuda.ending import PLAIN, ending_of
 from deltafx.backends.cuda.engines import Engine
@@ -39,17 +39,17 @@ class Scratch:
     def of(cls, plan: Plan, leaf: Leaf) -> Scratch:
         return plan.scratch.setdefault(("dense", leaf.lane), cls())
 
-    def ask(self, channels: int, like: Tensor) -> None:
-        """For a tensor of so many channels, else of the form of another, `[N, C, H, W]`."""
-        self.bytes = max(self.bytes, like[:, :1].numel() * channels * like.dtype.itemsize)
+    def ask(self, like: Tensor) -> None:
+        """For a tensor of the form of another, `[N, C, H, W]`."""
+        self.bytes = max(self.bytes, like.numel() * like.dtype.itemsize)
 
-    def take(self, channels: int, like: Tensor) -> Tensor:
+    def take(self, like: Tensor) -> Tensor:
         """What was asked for, whose pixels lie side by side, once all nodes have asked."""
         if self.buffer is None:
             self.buffer = torch.empty(self.bytes, dtype=torch.uint8, device=like.device)
-        n, _, h, w = like.shape
-        part = self.buffer[: n * h * w * channels * like.dtype.itemsize]
-        return part.view(like.dtype).view(n, h, w, channels).permute(0, 3, 1, 2)
+        n, c, h, w = like.shape
+        part = self.buffer[: like.numel() * like.dtype.itemsize]
+        return part.view(like.dtype).view(n, h, w, c).permute(0, 3, 1, 2)
 
     def reserve(self, workspace: Tensor) -> None:
         """Before anything that uses it is captured."""
@@ -77,9 +77,7 @@ class DenseConvolution(DenseForm):
         self.engines, self.scratch = engines_of(plan), Scratch.of(plan, leaf)
         self.write_to(out)
         if self.apart:
-            self.scratch.ask(out.shape[1], like=self.value)
-        if convolution.is_stem:
-            self.scratch.ask(NARROW, like=convolution.x)
+            self.scratch.ask(like=self.value)
 
     def write_to(self, pixels: Tensor) -> None:
         """`[pixels, channels]`."""
@@ -95,8 +93,6 @@ class DenseConvolution(DenseForm):
             self.convolution = self.convolution.widened(whole.shape[1])
             self.endings = [ending.widened(whole.shape[1]) for ending in self.endings]
             self.write_to(whole)
-        if self.convolution.is_stem:
-            self.convolution = self.convolution.narrowed(self.scratch.take(NARROW, like=self.convolution.x))
         fused = [self.convolution.fused(ending, self.value, self.engines) for ending in self.endings]
         self.candidates = [each for each in fused if each is not None]
 
@@ -113,7 +109,7 @@ class DenseConvolution(DenseForm):
             return
         self.convolution(target)
         if self.apart:
-            self.target = self.scratch.take(target.shape[1], like=target)
+            self.target = self.scratch.take(like=target)
             self.result, self.finishes = self.matrix(self.target), True
 
     def matrix(self, value: Tensor) -> Tensor:
@@ -130,7 +126,7 @@ class DenseConvolution(DenseForm):
 
     @property
     def launches(self) -> int:
-        return (self.convolution.wide is not None) + 1 + self.finishes
+        return 1 + self.finishes
 
     def __call__(self) -> None:
         if self.fused is not None:

@@ -10,6 +10,7 @@ from deltafx.backends.matrix import NoKernel, filled_up, matrix_of
 from deltafx.backends.recipe import Product, Recipe
 
 STEP_BYTES, PIECE_BYTES = 128, 16  # of depth that the kernel takes at once, and that a thread loads
+PIXEL_BYTES = 8  # of a frame's pixels of 16-bit numbers, which may be loaded by halves of a piece
 ROWS = 64  # output channels that lie together
 WIDEST_WINDOW = 64  # rows and columns of taps, whose places stand in shared memory
 NARROW = 16  # channels of a group: a tile of 64 would be mostly empty

@@ -115,6 +115,8 @@ CONVOLUTIONS = {
     "5x5, groups": (96, 48, 33, 50, 2, {"kernel_size": 5, "padding": 2, "groups": 3}),
     "7x7, three channels": (3, 64, 97, 131, 2, {"kernel_size": 7, "padding": 3, "stride": 2}),
     "7x7, large map": (3, 64, 360, 640, 2, {"kernel_size": 7, "padding": 3, "stride": 2}),
+    "3x3, four channels, dilation 2": (4, 24, 46, 75, 2, {"kernel_size": 3, "padding": 2, "dilation": 2}),
+    "5x5, three channels, reflected": (3, 72, 40, 51, 2, {"kernel_size": 5, "padding": 2, "padding_mode": "reflect"}),
     "reflected": (64, 64, 30, 44, 2, {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"}),
     "many streams": (64, 64, 1, 1, 40, {"kernel_size": 1}),
     "odd channels": (33, 65, 31, 45, 2, {"kernel_size": 3, "padding": 1}),
@@ -142,6 +144,17 @@ def test_convolutions_of_every_shape(name: str, dtype: torch.dtype) -> None:
     fresh = deltafx.convert(model, backend="cuda")
     assert torch.equal(fresh(x), dm(x))
     assert not [node for node in deltafx.report(dm).nodes if node.note]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_pixel_of_a_frame_that_is_not_a_number_reaches_no_other_window(dtype: torch.dtype) -> None:
+    model = nn.Conv2d(3, 16, 3, stride=2, padding=1).eval().to("cuda", dtype)
+    dm = deltafx.convert(model, backend="cuda", options=SPARSE)
+    x = torch.randn(1, 3, 24, 38, device="cuda").to(dtype)
+    dm(x)
+    x[0, 1, 9, 14:18] = float("nan")
+    x[0, :, 8:12, 10:24] += 1
+    assert torch.equal(dm(x).isnan(), model(x).isnan())
 
 
 def test_8_bit_frames() -> None:

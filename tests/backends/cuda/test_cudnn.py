@@ -67,37 +67,9 @@ def test_a_transposed_one_is_the_gradient_of_one_by_its_data(how: dict[str, Any]
     torch.testing.assert_close(into, want)
 
 
-def test_a_stem_is_computed_from_pixels_that_lie_side_by_side(monkeypatch: Any) -> None:
-    torch.manual_seed(0)
-    module, x = nn.Conv2d(3, 4, 7, 2, 3, bias=False), torch.randn(2, 3, 9, 12)
-    product: Any = SimpleNamespace(whole=Conv.from_module(module), x=SimpleNamespace(value=x))
-    filled_up = F.pad(x.permute(0, 2, 3, 1), (0, 5)).reshape(-1, 8)
-    conv = Convolution.of(product, filled_up, True)
-    assert conv is not None
-    assert conv.is_stem
-    monkeypatch.setattr(cudnn, "cudnn_convolution", convolve)
-    narrow = conv.narrowed(torch.empty(2, 4, 9, 12).contiguous(memory_format=torch.channels_last))
-    assert not narrow.is_stem
-    for _ in range(2):
-        filled_up[:, :3] += 1  # in the next frame
-        want = module(filled_up[:, :3].view(2, 9, 12, 3).permute(0, 3, 1, 2))
-        for each in (conv, narrow):
-            each(into := torch.empty_like(want))
-            torch.testing.assert_close(into, want)
-
-
 def convolve(x: Tensor, weight: Tensor, padding: Any, stride: Any, dilation: Any, groups: int, *_: Any,
              out: Tensor) -> None:  # fmt: skip
     out.copy_(F.conv2d(x, weight, None, stride, padding, dilation, groups))
-
-
-@pytest.mark.parametrize(("channels", "size"), [(8, 7), (3, 3)])
-def test_other_convolutions_read_their_input_where_it_is(channels: int, size: int) -> None:
-    module, x = nn.Conv2d(channels, 4, size), torch.randn(1, channels, 9, 12)
-    product: Any = SimpleNamespace(whole=Conv.from_module(module), x=SimpleNamespace(value=x))
-    conv = Convolution.of(product, F.pad(x.permute(0, 2, 3, 1), (0, 16 - channels)).reshape(-1, 16), True)
-    assert conv is not None
-    assert not conv.is_stem
 
 
 def test_what_cudnn_does_not_end_by_itself_is_left_to_the_sparse_kernel(monkeypatch: Any) -> None:
