@@ -122,6 +122,7 @@ CONVOLUTIONS: dict[str, tuple[int, int, int, int, int, dict[str, Any]]] = {
     "1x1": (72, 136, 9, 14, 2, {"kernel_size": 1}),
     "1x1, many pixels": (16, 24, 130, 130, 1, {"kernel_size": 1}),
     "7x7, three channels": (3, 16, 21, 30, 1, {"kernel_size": 7, "padding": 3, "stride": 2}),
+    "5x5, three channels, reflected": (3, 16, 9, 13, 1, {"kernel_size": 5, "padding": 2, "padding_mode": "reflect"}),
     "reflected": (16, 16, 9, 14, 2, {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"}),
     "many streams": (16, 16, 1, 1, 40, {"kernel_size": 1}),
     "odd channels": (33, 65, 9, 13, 2, {"kernel_size": 3, "padding": 1}),
