@@ -33,7 +33,7 @@ class CallForm:
     number: int = field(init=False, compare=False, repr=False)  # its hash, which a frame asks for many times
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "number", hash((self.spec, self.leaves)))
+        object.__setattr__(self, "number", hash(self.leaves))  # that of a spec takes longer than all else here
 
     def __hash__(self) -> int:
         return self.number

@@ -96,7 +96,7 @@ class Part:
             form, tensors = CallForm.of(args, kwargs)
             self.check(tensors)
             graph = self.graph_for(form, tensors)
-            result = self.owner.run(self, graph, form, tensors)
+            result = self.owner.run(self, graph, tensors)
         except NoDeltaForm as reason:  # seen only in a frame; whatever state it left is given up
             self.graphs.pop(form, None)
             self.reason = self.refused[form] = str(reason)
@@ -130,11 +130,13 @@ class Part:
 
     def graph_for(self, form: CallForm, tensors: list[Tensor]) -> DeltaGraphModule:
         """The graph for calls of this form; raises NoGraph."""
+        graph = self.graphs.get(form)
+        if graph is not None:
+            if len(self.graphs) > 1:
+                self.graphs[form] = self.graphs.pop(form)
+            return graph
         if form in self.refused:
             raise NoGraph(self.refused[form])
-        if form in self.graphs:
-            self.graphs[form] = self.graphs.pop(form)
-            return self.graphs[form]
         sizes = tuple(tensor.shape for tensor in tensors)
         self.variants[sizes] += 1
         if self.variants[sizes] > MOST_FORMS:
@@ -218,7 +220,7 @@ class DeltaParts(nn.Module):
         self.macs: DenseMacs | None = None  # of a dense frame like the last one
         self.streams: int | None = None
         self.ran: list[Ran] = []  # in the last frame
-        self.called: Counter[tuple[str, CallForm]] = Counter()  # in the last frame
+        self.called: Counter[DeltaGraphModule] = Counter()  # in the last frame
         self.taken: list[Part] = []  # whose modules' calls are theirs
         self.times = EagerTimes() if self.settings.options.profile else None
         self.context = Context(self.settings)
@@ -251,15 +253,24 @@ class DeltaParts(nn.Module):
                         self.raw_calls.refuse(call)
                 args = self.dense_arguments(args)
             self.begin(args, kwargs)
-            with self.intercepted([self.watched[""]]):
-                result = self.model(*args, **kwargs)
+            whole = self.watched[""]
+            if self.has_hooks:
+                with self.intercepted([whole]):
+                    result = self.model(*args, **kwargs)
+            else:
+                result = whole(*args, **kwargs)
             self.end()
             return result
+
+    @property
+    def has_hooks(self) -> bool:
+        """Whether the user's hooks are to see what the model is given: then it must be called."""
+        return bool(self.model._forward_pre_hooks or self.model._forward_hooks)
 
     def run_whole(self, call: RawCall, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A frame in which the model is one graph."""
         self.begin(args, kwargs)
-        result = self.run(self.watched[""], call.graph, call.form, call.tensors)
+        result = self.run(self.watched[""], call.graph, call.tensors)
         self.end()
         return result
 
@@ -287,7 +298,10 @@ class DeltaParts(nn.Module):
         sizes = tuple(tensor.shape for tensor in tensors)
         if sizes not in self.counts:
             self.counts[sizes] = DenseMacs.of(self.model, args, kwargs)
-        self.macs, self.streams = self.counts[sizes], streams
+        if self.macs is not self.counts[sizes]:  # to set what a module has takes long
+            self.macs = self.counts[sizes]
+        if self.streams is None:
+            self.streams = streams
         self.ran.clear()
         self.called.clear()
         if self.times is not None:
@@ -333,12 +347,13 @@ class DeltaParts(nn.Module):
         finally:
             take_over(self.taken)
 
-    def run(self, part: Part, graph: DeltaGraphModule, form: CallForm, tensors: list[Tensor]) -> Any:
+    def run(self, part: Part, graph: DeltaGraphModule, tensors: list[Tensor]) -> Any:
         """One call of a graph; each in a frame has a state of its own."""
-        runtime, number = graph.runtime, self.called[part.path, form]
-        runtime.call, runtime.calls = number, max(runtime.calls, number + 1)
+        runtime, number = graph.runtime, self.called[graph]
+        if runtime.call != number:  # to set what a module has takes long
+            runtime.call, runtime.calls = number, max(runtime.calls, number + 1)
         result = graph(*tensors)
-        self.called[part.path, form] += 1
+        self.called[graph] = number + 1
         self.ran.append(Ran(part.path, graph, number))
         return result
 

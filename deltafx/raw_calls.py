@@ -31,7 +31,7 @@ class RawCalls:
 
     def of(self, args: tuple, kwargs: dict[str, Any]) -> RawCall | None:
         """What a call of the model is; None: all of its frames must be normalised, and its parts looked at."""
-        if self.owner.model._forward_pre_hooks or self.owner.model._forward_hooks:
+        if self.owner.has_hooks:
             return None  # they are given what the model is
         try:
             form, (frames, *others) = CallForm.of(args, kwargs)

@@ -268,6 +268,16 @@ def test_hooks_of_a_model_see_normalised_frames():
     torch.testing.assert_close(seen[-1], HALF(frame) + 1)
 
 
+def test_hooks_of_a_model_run_in_every_frame():
+    model, frames = build(Sized), [HALF(frame) for frame in raw_frames(3)]
+    dm, seen = deltafx.convert(model), []
+    torch.testing.assert_close(dm(frames[0]), model(frames[0]), rtol=RTOL, atol=RTOL)
+    dm.model.register_forward_hook(lambda _, args, result: seen.append(args) or result + 1)
+    for frame in frames[1:]:
+        torch.testing.assert_close(dm(frame), model(frame) + 1, rtol=RTOL, atol=RTOL)
+    assert len(seen) == 2
+
+
 def test_raw_frames_of_other_sizes_and_other_numbers_of_streams():
     model = build(Sized)
     dm = deltafx.convert(model, preprocess=HALF)
