@@ -298,8 +298,9 @@ class DeltaParts(nn.Module):
         sizes = tuple(tensor.shape for tensor in tensors)
         if sizes not in self.counts:
             self.counts[sizes] = DenseMacs.of(self.model, args, kwargs)
-        if self.macs is not self.counts[sizes]:  # to set what a module has takes long
-            self.macs = self.counts[sizes]
+        macs = self.counts[sizes]
+        if self.macs is not macs:  # to set what a module has takes long
+            self.macs = macs
         if self.streams is None:
             self.streams = streams
         self.ran.clear()

@@ -5,9 +5,11 @@
 namespace deltafx::cuda {
 namespace {
 
+constexpr int kResident = 3;  // blocks of a multiprocessor: it waits for memory, and more of it is under way
+
 // A thread has one pack of channels of kTogether pixels.
 template <class T>
-__global__ void __launch_bounds__(kWholeThreads, 3)
+__global__ void __launch_bounds__(kWholeThreads, kResident)
     finish_kernel(const __grid_constant__ Matrix from, const __grid_constant__ Dense d) {
   constexpr int P = kPack<T>, R = kTogether;
   begin_kernel();

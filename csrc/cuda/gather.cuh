@@ -89,6 +89,11 @@ struct Taps {
   }
 };
 
+// What `there` must have for tap (i, j), where the window has a simple form: beyond the last row there is none.
+__device__ inline uint32_t bits_of_tap(int i, int j, int kernel_rows) {
+  return i < kernel_rows ? 1u << i | 0x10000u << j : ~0u;
+}
+
 // Gathers pieces of the listed pixels' receptive fields. The depth runs over the taps, and in each over the channels;
 // or, where a step is within one tap, over steps of channels, and in each over the taps: what neighbouring taps have in
 // common is then still near. Where a thread stands in the depth is the same for all of its rows: tap (i, j) and channel
@@ -176,7 +181,7 @@ struct Gather {
     const uint32_t to = stage + place;
     if constexpr (Traits::kReads == Reads::pieces) {
       if (straight) {
-        const uint32_t tap = i < kernel_rows ? 1u << i | 0x10000u << j : ~0u;  // beyond the last there is none
+        const uint32_t tap = bits_of_tap(i, j, kernel_rows);
         const T* const here = x + (offset + c);
 #pragma unroll
         for (int r = 0; r < kRows; ++r) {
@@ -257,7 +262,7 @@ struct GatherPixels {
 
   // Copies the pixels behind tap (i, j) to half of the thread's pieces.
   __device__ void load_half(uint32_t to) const {
-    const uint32_t tap = i < kernel_rows ? 1u << i | 0x10000u << j : ~0u;  // beyond the last there is none
+    const uint32_t tap = bits_of_tap(i, j, kernel_rows);
     const int away = taps.straight ? taps.from_first(i, j) : 0;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {

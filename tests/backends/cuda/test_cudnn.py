@@ -67,11 +67,6 @@ def test_a_transposed_one_is_the_gradient_of_one_by_its_data(how: dict[str, Any]
     torch.testing.assert_close(into, want)
 
 
-def convolve(x: Tensor, weight: Tensor, padding: Any, stride: Any, dilation: Any, groups: int, *_: Any,
-             out: Tensor) -> None:  # fmt: skip
-    out.copy_(F.conv2d(x, weight, None, stride, padding, dilation, groups))
-
-
 def test_what_cudnn_does_not_end_by_itself_is_left_to_the_sparse_kernel(monkeypatch: Any) -> None:
     x = torch.randn(1, 6, 4, 4)
     assert described(nn.ConvTranspose2d(6, 6, 2, groups=2), x, 6) is None
