@@ -31,6 +31,9 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
+from torch import nn
+
 from benchmarks.measure import surroundings
 
 TOOLS = ("memcheck", "racecheck", "initcheck")
@@ -137,8 +140,6 @@ PARTS = ("convolutions", "bottlenecks", "frames", *TYPES)  # the latter: a netwo
 
 def run_part(part: str) -> None:
     """What the tools watch: together every kernel, in every type, with and without thresholds."""
-    import torch
-
     begin = time.perf_counter()
     torch.backends.cudnn.enabled = False  # PyTorch's other kernels are watched sooner than cuDNN's
     with without_libraries():
@@ -177,9 +178,6 @@ def without_libraries() -> Iterator[None]:
 
 
 def run_convolutions() -> Iterator[str]:
-    import torch
-    from torch import nn
-
     import deltafx
 
     for name, kind in product(CONVOLUTIONS, (*TYPES, "tf32")):
@@ -202,8 +200,6 @@ def run_convolutions() -> Iterator[str]:
 
 def run_bottlenecks() -> Iterator[str]:
     """Blocks as in ResNet, also with a stride."""
-    import torch
-    from torch import nn
     from torchvision.models.resnet import Bottleneck
 
     import deltafx
@@ -222,9 +218,6 @@ def run_bottlenecks() -> Iterator[str]:
 
 def run_frames() -> Iterator[str]:
     """Frames as cameras give them, whose rows are whole words of memory and pixels or not, through gates."""
-    import torch
-    from torch import nn
-
     import deltafx
     from deltafx.gate import AUTO
 
@@ -312,7 +305,11 @@ def main() -> int:
         print(f"{each.tool}, {each.part}: {each.ours} in our kernels, {each.others} in others, {each.seconds:.0f} s")
         print("" if each.finished else f"  did not end; last: {each.last}\n", each.first, sep="", flush=True)
     if options.out:
-        results = {**surroundings(), "results": [asdict(each) for each in found]}
+        results = {
+            **surroundings(),
+            "device": torch.cuda.get_device_name(),
+            "results": [asdict(each) for each in found],
+        }
         options.out.write_text(json.dumps(results, indent=1) + "\n")
     return 0 if all(each.well for each in found) else 1
 

@@ -13,14 +13,14 @@ __device__ inline int operator/(int n, const Divisor& d) {
 }
 __device__ inline int operator%(int n, const Divisor& d) { return n - n / d * d.by; }
 
-// 32 pixels of a mask as bits, of which `count` are there; BYTES are read at once.
-template <int BYTES>
+// Pixels of a mask as bits, of which `count` are there; BYTES are read at once.
+template <int BYTES, int PIXELS = 32>
 __device__ inline uint32_t read_bits(const uint8_t* mask, int count) {
   using Piece = std::conditional_t<BYTES == 16, uint4, std::conditional_t<BYTES == 8, uint2, uint32_t>>;
   const auto nibble = [](uint32_t four) { return (four * 0x01020408u) >> 24 & 0xfu; };  // of bytes that are 0 or 1
   uint32_t bits = 0;
 #pragma unroll
-  for (int at = 0; at < 32; at += BYTES) {
+  for (int at = 0; at < PIXELS; at += BYTES) {
     if (at >= count) continue;
     if constexpr (BYTES == 1) {
       bits |= static_cast<uint32_t>(mask[at]) << at;

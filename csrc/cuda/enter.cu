@@ -3,6 +3,7 @@
 // Exact: a pixel passes if any channel is not equal to what was propagated last. A gate with window 1: if the largest
 // change of its channels exceeds the threshold; others look around (gate.cu), and what passes them is dilated and read
 // once more.
+#include "candidates.cuh"
 #include "dilate.cuh"
 
 namespace deltafx::cuda {
@@ -20,16 +21,8 @@ __device__ inline bool is_whole(const uint8_t* mask, int count) {
   return count == kBytes && reinterpret_cast<uintptr_t>(mask) % kBytes == 0;
 }
 
-// A bit for each byte that is not 0.
-__device__ inline uint32_t bits_of(const uint8_t* mask, int count) {
-  uint32_t bits = 0;
-  if (is_whole(mask, count)) {
-    const uint2 bytes = *reinterpret_cast<const uint2*>(mask);
-    const auto four = [](uint32_t x) { return (__vcmpne4(x, 0) & 0x01010101u) * 0x01020408u >> 24; };
-    return four(bytes.x) | four(bytes.y) << 4;
-  }
-  for (int k = 0; k < count; ++k) bits |= static_cast<uint32_t>(mask[k] != 0) << k;
-  return bits;
+__device__ inline uint32_t load_bits(const uint8_t* mask, int count) {
+  return is_whole(mask, count) ? read_bits<kBytes, kBytes>(mask, kBytes) : read_bits<1, kBytes>(mask, count);
 }
 
 __device__ inline void store_bits(uint8_t* mask, int count, uint32_t bits) {
@@ -76,9 +69,9 @@ __global__ void __launch_bounds__(kFrameThreads)
   if (refreshes)
     bits = kWholeWarp;
   else if (e.forced != nullptr)
-    bits = bits_of(e.forced + p, count);
+    bits = load_bits(e.forced + p, count);
   else if (e.strip != nullptr)
-    bits |= bits_of(e.strip + p, count);
+    bits |= load_bits(e.strip + p, count);
   bits &= (1u << count) - 1;
   store_bits(e.mask + p, count, bits);
   __syncthreads();  // all have read their words
