@@ -29,9 +29,10 @@ Dtype dtype_of(const Tensor& x, const char* name) {
   TORCH_CHECK_TYPE(false, name, ": float32, float16 or bfloat16 is supported; got ", x.scalar_type());
 }
 
-bool is_packed(const Tensor& x) {
-  return reinterpret_cast<uintptr_t>(x.data_ptr()) % 16 == 0 && x.stride(0) * x.element_size() % 16 == 0;
-}
+// Whether 16 bytes can be read there at once.
+bool is_aligned(const void* at) { return reinterpret_cast<uintptr_t>(at) % 16 == 0; }
+
+bool is_packed(const Tensor& x) { return is_aligned(x.data_ptr()) && x.stride(0) * x.element_size() % 16 == 0; }
 
 Matrix matrix(const Tensor& x, const char* name) {
   TORCH_CHECK_VALUE(x.device().is_cuda(), name, ": a CUDA tensor is needed; got one on ", x.device());
@@ -191,8 +192,8 @@ void add_steps(const Ending& e, int64_t all, int64_t streams, Commit& commit) {
                         "] is needed; got ", tensor.sizes());
       step.operand = m.data, step.pitch = m.pitch, step.packed = m.packed;
     }
-    const bool is_bias = i == 0 && step.kind == Operand::per_channel && step.code == Code::add && step.a == 1.0f;
-    if (is_bias)
+    const bool adds = i == 0 && step.kind == Operand::per_channel && step.code == Code::add && step.a == 1.0f;
+    if (adds && is_aligned(step.operand))
       commit.bias = static_cast<const float*>(step.operand);
     else
       commit.steps[commit.step_count++] = step;
@@ -478,7 +479,7 @@ void product_all_op(const Tensor& x, const Tensor& weight, at::TensorList operan
                     out.sizes());
   const int64_t size = out.size(1) * x.size(1);
   const void* weights = data<void>(weight, x.scalar_type(), size, "weight");
-  const Product product{matrix(x, "x"), weights, x.size(1) * x.element_size() % 16 == 0};
+  const Product product{matrix(x, "x"), weights, is_aligned(weights) && x.size(1) * x.element_size() % 16 == 0};
   const int pixels = static_cast<int>(out.size(0)), plane = static_cast<int>(out.size(0) / streams);
   on_device_of(out, [&](cudaStream_t stream) { return product_all(product, commit, pixels, plane, stream); });
 }

@@ -31,20 +31,22 @@ PYBIND11_MODULE(_cuda, m) {
   m.attr("most_units") = deltafx::cuda::kMostUnits;
   deltafx::bind_choices(m);
   deltafx::bind_cudnn(m);
+  using deltafx::cuda::grid_of;
+  using Axis = std::array<int, 5>;
+  const auto axis = [](const Axis& a) { return deltafx::cuda::Axis{a[0], a[1], a[2], a[3], a[4]}; };
   m.def(
-      "grid",
-      [](int streams, int plane, int columns) {
-        const deltafx::cuda::Grid grid = deltafx::cuda::grid_of(streams, plane, columns);
-        return grid.units();
-      },
+      "units", [](int streams, int plane, int columns) { return grid_of(streams, plane, columns).units(); },
       "In how many units the pixels of all streams are collected.");
   m.def(
+      "unit_bytes",
+      [axis](int streams, int plane, int columns, bool windowed, const Axis& rows, const Axis& across) {
+        return deltafx::cuda::unit_bytes(grid_of(streams, plane, columns), windowed, axis(rows), axis(across));
+      },
+      "Shared memory that it takes to collect a unit.");
+  m.def(
       "finds_by_itself",
-      [](int streams, int plane, int columns, bool windowed, const std::array<int, 5>& rows,
-         const std::array<int, 5>& across) {
-        const auto axis = [](const std::array<int, 5>& a) { return deltafx::cuda::Axis{a[0], a[1], a[2], a[3], a[4]}; };
-        return deltafx::cuda::finds_by_itself(deltafx::cuda::grid_of(streams, plane, columns), windowed, axis(rows),
-                                              axis(across));
+      [axis](int streams, int plane, int columns, bool windowed, const Axis& rows, const Axis& across) {
+        return deltafx::cuda::finds_by_itself(grid_of(streams, plane, columns), windowed, axis(rows), axis(across));
       },
       "Whether a kernel finds its pixels without `collect`.");
 }

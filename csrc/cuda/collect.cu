@@ -1,5 +1,7 @@
 // The mask rule for kernels that cannot find their pixels by themselves: because there are many, because the window has
 // no simple form, or because nothing but masks is computed. A block evaluates a unit of the grid.
+#include <algorithm>
+
 #include "candidates.cuh"
 
 namespace deltafx::cuda {
@@ -92,13 +94,11 @@ __global__ void __launch_bounds__(kThreads) clear_kernel(const Piece* pieces) {
 }  // namespace
 
 cudaError_t collect(const Collect& job, cudaStream_t stream) {
-  const Grid& grid = job.rule.grid;
-  const Axis &down = job.rule.row_axis, &across = job.rule.column_axis;
-  int64_t words = int64_t{grid.unit_rows} * grid.row_words.by;
-  if (down.stride != 0)
-    words +=
-        ((grid.unit_rows - 1) * int64_t{down.stride} + (down.taps - 1) * down.dilation + 1) * divide_up(across.in, 32);
-  return launch(&collect_kernel, Blocks{grid.units(), kThreads, static_cast<size_t>(words) * 4}, stream, job);
+  const Rule<kMaxSources>& rule = job.rule;
+  const bool windowed = std::any_of(rule.sources, rule.sources + rule.source_count,
+                                    [](const Source& source) { return source.relation == Relation::window; });
+  const int64_t shared = unit_bytes(rule.grid, windowed, rule.row_axis, rule.column_axis);
+  return launch(&collect_kernel, Blocks{rule.grid.units(), kThreads, static_cast<size_t>(shared)}, stream, job);
 }
 
 cudaError_t clear(const Piece* pieces, int64_t count, cudaStream_t stream) {

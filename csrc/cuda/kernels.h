@@ -58,7 +58,7 @@ enum class Decision : int32_t {
 };
 
 struct Commit {
-  const float* bias;  // [channels], added before the steps, or null
+  const float* bias;  // [channels], from a multiple of 16 bytes on, added before the steps; or null
   Step steps[kMaxSteps];
   int32_t step_count;
   Decision decision;
@@ -120,6 +120,8 @@ struct Grid {
 };
 constexpr int kMostUnits = 768;
 Grid grid_of(int streams, int plane, int columns);
+// Shared memory that it takes to collect a unit: its words, and those of the rows that its windows read.
+int64_t unit_bytes(const Grid&, bool windowed, const Axis& row_axis, const Axis& column_axis);
 
 template <int N>
 struct Rule {

@@ -61,11 +61,9 @@ template <class... Parameters, class... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), const Blocks& blocks, cudaStream_t stream,
                    const Arguments&... arguments) {
   if (blocks.count == 0) return cudaSuccess;
-  if (blocks.shared > 48 << 10) {
-    const cudaError_t error =
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(blocks.shared));
-    if (error != cudaSuccess) return error;
-  }
+  cudaError_t error = cudaSuccess;
+  if (blocks.shared > 48 << 10)
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(blocks.shared));
   cudaLaunchAttribute attributes[2]{};
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks.count));
@@ -81,8 +79,9 @@ cudaError_t launch(void (*kernel)(Parameters...), const Blocks& blocks, cudaStre
     attributes[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
     attributes[config.numAttrs++].val.clusterDim = {static_cast<unsigned>(blocks.cluster), 1, 1};
   }
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
-  return error != cudaSuccess ? error : cudaGetLastError();
+  if (error == cudaSuccess) error = cudaLaunchKernelEx(&config, kernel, arguments...);
+  const cudaError_t last = cudaGetLastError();  // forgets it, so that it is not taken for one of the next launch
+  return error != cudaSuccess ? error : last;
 }
 
 }  // namespace deltafx::cuda

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ FLAT_ROW = 1024  # pixels of a row of the grid, where the rows of the image do n
 NO_FORM = [0, 0, 0, 0]  # of an axis of the window
 MOST_TAPS = 15  # of an axis with a simple form: they are bits of half a word
 PIECE = 1 << 16  # bytes that one block clears
+STATIC_BYTES = 1 << 10
 
 
 class Candidates:
@@ -40,7 +41,7 @@ class Candidates:
         streams, plane = out.pixel[0], window.pixels
         columns = window.columns.shape[0] if "window" in names else min(plane, FLAT_ROW)
         axes = axes_of(window)
-        units = _cuda.grid(streams, plane, columns)
+        units = _cuda.units(streams, plane, columns)
         if units > _cuda.most_units:
             raise NoKernel(f"its pixels are more than {_cuda.most_units} units")
         rule = [plane, columns, *axes[0], *axes[1]]
@@ -49,6 +50,9 @@ class Candidates:
             self.collecting = None
             self.arguments: tuple = (masks, relations, rule, None, None)
         else:
+            needed, most = _cuda.unit_bytes(streams, plane, columns, "window" in names, *axes), most_shared(out.device)
+            if needed > most:
+                raise NoKernel(f"its masks take {needed:,} bytes of shared memory, of which a block has {most:,}")
             written = Written.of(plan, out, units)
             self.collecting = (masks, relations, rule, *window.to(out.device).arguments)
             self.written = (*written, *((out.mask, out.tally) if moves else (None, None)))
@@ -58,6 +62,12 @@ class Candidates:
         """Collect, where the kernel needs it."""
         if self.collecting is not None:
             operators.collect.default(*self.collecting, refresh, *self.written)
+
+
+def most_shared(device: torch.device) -> int:
+    """Bytes of shared memory that a block can ask for, beside those that its kernel has in any case."""
+    of_device: Any = torch.cuda.get_device_properties(device)
+    return of_device.shared_memory_per_block_optin - STATIC_BYTES
 
 
 class Written:

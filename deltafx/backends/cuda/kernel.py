@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 operators = torch.ops.deltafx_cuda
 
+MOST_PIECES = 1 << 31
 WIDEST_PIXEL = 22_000  # channels: a pixel that is not split among blocks stands in shared memory as float32
 
 
@@ -62,6 +63,9 @@ class CompiledKernel:
         (leaf,) = state.leaves
         assert leaf.value is not None
         out = matrix(leaf.value, leaf.pixel)
+        for x in (out, *recipe.arguments):
+            if isinstance(x, Tensor) and pieces(x) >= MOST_PIECES:
+                raise NoKernel(f"a feature map of {tuple(x.shape)} is too large")
         if recipe.operator != "convolve" and out.shape[1] > WIDEST_PIXEL:
             raise NoKernel(f"it has more than {WIDEST_PIXEL:,} channels")
         if len(recipe.steps.codes) > 2 * _cuda.max_steps:
@@ -136,6 +140,11 @@ class CompiledKernel:
     def take(self, tiling: list[int]) -> None:
         """Convolve with these tiles from now on; a frame that was captured still has others."""
         self.arguments = (*self.arguments[:-2], tiling, self.arguments[-1])
+
+
+def pieces(x: Tensor) -> int:
+    """Of 16 bytes, from the first to the last number of a matrix; kernels count them."""
+    return x.shape[0] * -(-x.stride(0) * x.itemsize // 16) if x.dim() == 2 else 0
 
 
 def on(device: torch.device, argument: Any) -> Any:

@@ -152,6 +152,7 @@ class PlainFrame:
         def run() -> None:
             if times is not None:
                 times.begin()
+            Marks.of(plan).begin(plan)  # before the first node, which others may run beside
             Schedule(calls, plan).run(lambda number: call(*calls[number]))
 
         times = captured_times(plan.timer)

@@ -25,7 +25,8 @@ def multiply(p: Product) -> Recipe:
     p.x.fill_is_read |= groups == 1 and x.shape[1] > per_group
     tf32 = rounds_to_tf32(p.kind)
     if groups > 1 and per_group <= NARROW and out <= NARROW:
-        by_channel = p.weight.permute(1, 2, 0, 3).flatten(2).contiguous()
+        by_channel = p.weight.permute(1, 2, 0, 3).flatten(2)
+        by_channel = by_channel.clone(memory_format=torch.contiguous_format)  # from a multiple of 16 bytes on
         whole = None if per_group == out == 1 else dense.product(p, x, tf32)
         return Recipe("depthwise", (x, by_channel, *p.window.arguments), [p.source], p.window, steps, whole)
     whole = dense.product(p, x, tf32)

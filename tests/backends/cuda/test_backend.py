@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ import deltafx
 from benchmarks.host_cases import Calls
 from deltafx.backends import unavailable
 from deltafx.measure import relative_error, tensors_of
+from deltafx.runtime import NOISE_FRAMES
 from deltafx.testing import blobs, clip, force_masks
 from tests.backends.cuda.quiet import without_waiting, without_waiting_or_allocating
 from tests.backends.network import SETTINGS, assert_decides_alike, network, pictures, states
@@ -184,6 +186,23 @@ def test_no_frame_waits_for_the_device_or_allocates() -> None:
             dm(picture)
 
 
+def test_nor_does_one_that_counts_how_much_is_noise() -> None:
+    """In exact mode, every frame all new: after 30 of them the user is told, when that costs nothing."""
+    dm = deltafx.convert(nn.Conv2d(3, 8, 3).eval().cuda(), backend="cuda", options={"copy_outputs": False})
+    given = [torch.randn(1, 3, 40, 60, device="cuda") for _ in range(2)]
+    for step in range(4):
+        dm(given[step % 2])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with without_waiting_or_allocating():
+            for step in range(NOISE_FRAMES):
+                dm(given[step % 2])
+        torch.cuda.synchronize()
+        dm(given[0])
+    of_ours = [str(each.message) for each in said if "deltafx" in str(each.message)]
+    assert [text.split(" %")[0] for text in of_ours] == ["deltafx: 100"]
+
+
 @pytest.mark.parametrize("mode", ["balanced", "fast"])
 def test_no_frame_of_a_mode_does_either_also_where_it_refreshes_what_was_touched(mode: str) -> None:
     model = on_device(network(), torch.float16)
@@ -215,6 +234,62 @@ def test_what_was_touched_is_marked_in_one_launch() -> None:
     assert len(dm.runtime.plans[0].background.turns) > 10
     assert counts[6] <= counts[5]
     assert counts[12] <= counts[11]
+
+
+class Large(nn.Module):
+    """What is at full size at the end, as in a U-Net: a concatenation, and a sum that nothing can be fused into."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.down, self.up = nn.Conv2d(3, 4, 3, 2, 1), nn.ConvTranspose2d(4, 3, 2, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.up(self.down(x).relu())
+        return torch.cat([y, x], 1), torch.sigmoid(x + y)
+
+
+@pytest.mark.parametrize(("streams", "rows", "columns"), [(1, 1080, 1920), (3, 720, 1280), (1, 2160, 3840)])
+def test_large_frames(streams: int, rows: int, columns: int) -> None:
+    model = on_device(Large().eval())
+    dm = deltafx.convert(model, backend="cuda")
+    frame = torch.randn(streams, 3, rows, columns, device="cuda")
+    for step in range(5):
+        frame = frame.clone()
+        frame[-1, :, 40 * step : 40 * step + 30, -50:] += 1
+        assert relative_error(list(dm(frame)), list(model(frame))) < 1e-5
+    assert not [node for node in deltafx.report(dm).nodes if node.note or node.kernel == "dense"]
+
+
+class Flat(nn.Module):
+    """Products of every kind, with biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 9, 3, padding=1), nn.ReLU(), nn.Conv2d(9, 9, 3, padding=1, groups=9), nn.ReLU(),
+            nn.Conv2d(9, 12, 1), nn.Conv2d(12, 12, 1, groups=12), nn.ReLU(), nn.ConvTranspose2d(12, 12, 2, 2),
+            nn.PReLU(12), nn.AdaptiveAvgPool2d(1), nn.Conv2d(12, 8, 1), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_may_lie_anywhere(dtype: torch.dtype) -> None:
+    """Parameters that are parts of one vector begin at no multiple of 16 bytes."""
+    model = on_device(Flat().eval(), dtype)
+    vector = torch.nn.utils.parameters_to_vector(model.parameters())
+    shifted = torch.empty(len(vector) + 1, device="cuda", dtype=dtype)[1:].copy_(vector)
+    torch.nn.utils.vector_to_parameters(shifted, model.parameters())
+    assert any(parameter.data_ptr() % 16 for parameter in model.parameters())
+    for options in ({}, SPARSE):
+        dm = deltafx.convert(model, backend="cuda", options=options)
+        for picture in frames(6, dtype):
+            bar = 1e-5 if dtype == torch.float32 else 3e-2
+            assert relative_error([dm(picture)], [model(picture)]) < bar
 
 
 class Sizes(nn.Module):
@@ -274,6 +349,26 @@ def test_python_calls_one_operator_for_each_input_and_output() -> None:
         dm(picture)
     assert dm.runtime.plans[0].frame_graph is not None
     assert calls.names == ["deltafx_cuda.dense_to_delta.default", *["aten.clone.default"] * 2]
+
+
+@pytest.mark.parametrize("before", [0, 4])
+def test_nodes_that_are_looked_at_run_by_themselves_also_where_frames_were_captured(before: int) -> None:
+    model = on_device(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 5, 1)))
+    dm = deltafx.convert(model.eval(), backend="cuda")
+    given = [torch.randn(1, 3, 40, 60, device="cuda") for _ in range(6)]
+    for picture in given[:before]:
+        dm(picture)
+    assert deltafx.verify(model, dm, given).errors.keys() == {"0", "2", "4", "output"}
+    wrong = dm.get_submodule("2").head.weight
+    wrong.data = wrong.data * 1.01
+    dm.float()  # the next frame is the first
+    for picture in given[:before]:
+        dm(picture)
+    result = deltafx.verify(model, dm, given)
+    assert (result.node, result.frame) == ("2", 0)
+    for _ in range(4):  # as before
+        assert relative_error([dm(given[0])], [dm(given[1])]) > 0
+    assert dm.runtime.plans[0].frame_graph is not None
 
 
 def test_it_runs_on_the_current_stream() -> None:

@@ -14,6 +14,7 @@ from deltafx.backends import unavailable
 from deltafx.state import Leaf, NodeState
 
 pytest.importorskip("deltafx._cuda")
+from deltafx.backends.cuda import parts
 from deltafx.backends.cuda.lanes import MOST_LANES, Lanes, Schedule
 
 
@@ -88,6 +89,43 @@ class Branches(nn.Module):
 
 def conv() -> nn.Conv2d:
     return nn.Conv2d(24, 24, 3, padding=1)
+
+
+def test_marks_are_cleared_before_any_lane_begins(monkeypatch: Any) -> None:
+    """By a node they would be cleared in its lane, and what runs in others at that time may have marked something."""
+    course: list[str] = []
+    monkeypatch.setattr(parts, "captured", lambda work: work())
+    monkeypatch.setattr(parts.Marks, "begin", lambda *_: course.append("clear"))
+    monkeypatch.setattr(parts.Schedule, "run", lambda *_: course.append("lanes"))
+    plan: Any = SimpleNamespace(scratch={}, nodes={}, profiles=False, timer=None)
+    parts.PlainFrame([], plan)
+    assert course == ["clear", "lanes"]
+
+
+class TwoStems(nn.Module):
+    """Both read the input, so that either may be the first to run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.one, self.other = (nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.ReLU(), conv()) for _ in range(2))
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.one(x), self.other(x)]
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(bool(unavailable("cuda")), reason="it needs a GPU")
+@torch.no_grad()
+def test_two_stems_side_by_side_where_a_driver_knows_no_graphs_that_choose(monkeypatch: Any) -> None:
+    monkeypatch.setattr(parts._cuda, "has_choices", lambda: False)
+    model = TwoStems().eval().cuda().half()
+    dm = deltafx.convert(model, backend="cuda", options={"dense_switch": False})
+    picture = torch.randn(2, 3, 200, 320, device="cuda", dtype=torch.half)
+    for number in range(12):
+        picture[:, :, 5 * number : 5 * number + 20, 30:90] += 0.5
+        for got, want in zip(dm(picture), model(picture), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.cuda
