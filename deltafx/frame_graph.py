@@ -23,6 +23,7 @@ from deltafx.graph_times import GraphTimes
 from deltafx.node import DeltaNode, DeltaToDense, DenseToDelta
 from deltafx.plan import scale_name
 from deltafx.profile import DeviceTimer
+from deltafx.watched import every_module_is_watched, hooks_of
 
 if TYPE_CHECKING:
     from deltafx.plan import Plan
@@ -52,6 +53,7 @@ class FrameGraph:
         for node in graph_module.graph.nodes:
             self.add(node, graph_module)
         self.states = [plan.nodes[module.path] for module, _ in self.inner]
+        self.hooks = hooks_of(module for module, _ in self.inner)
 
     def add(self, node: fx.Node, graph_module: fx.GraphModule) -> None:
         module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -88,6 +90,10 @@ class FrameGraph:
             raise NotCaptured(f"{module.path}: its kernel")
         self.inner.append((module, args))
         return state.deltas
+
+    def fits_the_frame(self) -> bool:
+        """Whether what is prescribed is what it was made for, and none of its nodes is looked at."""
+        return self.forced is self.plan.forced_mask and not any(self.hooks)
 
     def capture(self) -> None:
         timer, timed = self.plan.timer, contextlib.nullcontext()  # type: Any, Any
@@ -128,17 +134,26 @@ class FrameGraph:
 
 
 def frame_graph(graph_module: fx.GraphModule, plan: Plan | None) -> FrameGraph | None:
-    """The graph for the frame that is about to run; None where it runs node by node."""
-    if plan is None or not plan.captures or plan.frame < EAGER_FRAMES:
+    """The graph for the frame that is about to run; None where it runs node by node.
+
+    What was captured is given up then: what its parts do depends on what they did in the frame before.
+    """
+    if plan is not None:
+        plan.frame_graph = fitting(graph_module, plan)
+    return None if plan is None else plan.frame_graph
+
+
+def fitting(graph_module: fx.GraphModule, plan: Plan) -> FrameGraph | None:
+    if not plan.captures or plan.frame < EAGER_FRAMES or every_module_is_watched():
         return None
-    if plan.frame_graph is None or plan.frame_graph.forced is not plan.forced_mask:
-        # What was prescribed is pooled in the first frame that it is prescribed for.
-        fresh, plan.last_forced = plan.last_forced is not plan.forced_mask, plan.forced_mask
-        plan.frame_graph = None
-        if fresh or not is_settled(graph_module, plan):
-            return None
-        plan.frame_graph = FrameGraph(graph_module, plan)
-    return plan.frame_graph
+    if plan.frame_graph is not None and plan.frame_graph.fits_the_frame():
+        return plan.frame_graph
+    # What was prescribed is pooled in the first frame that it is prescribed for.
+    fresh, plan.last_forced = plan.last_forced is not plan.forced_mask, plan.forced_mask
+    if fresh or not is_settled(graph_module, plan):
+        return None
+    graph = FrameGraph(graph_module, plan)
+    return graph if graph.fits_the_frame() else None
 
 
 def can_be_captured(graph_module: fx.GraphModule, plan: Plan) -> bool:

@@ -78,7 +78,7 @@ class Follower:
         if given.mask.shape == pixel:
             return given.mask
         channels = [d for d, size in enumerate(pixel) if size == 1]
-        return pixel_mask(given.mask, tensor.shape, channels)
+        return pixel_mask(given.mask, tensor.shape, channels).contiguous()  # as kernels read masks
 
     def forget(self) -> None:
         self.mask = None

@@ -243,24 +243,33 @@ class DeltaParts(nn.Module):
         """One frame: what the model takes and gives."""
         refuse_export()
         with self.lock, torch.no_grad():
-            if self.settings.preprocess is not None:
-                args = tuple(self.settings.preprocess.read(args))
-                call = self.raw_calls.of(args, kwargs)
-                if call is not None:
-                    try:
-                        return self.run_whole(call, args, kwargs)
-                    except NoDeltaForm:  # seen only in a frame
-                        self.raw_calls.refuse(call)
-                args = self.dense_arguments(args)
-            self.begin(args, kwargs)
-            whole = self.watched[""]
-            if self.has_hooks:
-                with self.intercepted([whole]):
-                    result = self.model(*args, **kwargs)
-            else:
-                result = whole(*args, **kwargs)
-            self.end()
-            return result
+            starts = self.streams is None
+            try:
+                return self.frame(args, kwargs)
+            except BaseException:
+                if starts:
+                    self.start_in_full(None)  # any number of streams may come next
+                raise
+
+    def frame(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if self.settings.preprocess is not None:
+            args = tuple(self.settings.preprocess.read(args))
+            call = self.raw_calls.of(args, kwargs)
+            if call is not None:
+                try:
+                    return self.run_whole(call, args, kwargs)
+                except NoDeltaForm:  # seen only in a frame
+                    self.raw_calls.refuse(call)
+            args = self.dense_arguments(args)
+        self.begin(args, kwargs)
+        whole = self.watched[""]
+        if self.has_hooks:
+            with self.intercepted([whole]):
+                result = self.model(*args, **kwargs)
+        else:
+            result = whole(*args, **kwargs)
+        self.end()
+        return result
 
     @property
     def has_hooks(self) -> bool:
@@ -413,12 +422,16 @@ class DeltaParts(nn.Module):
 
     def reset(self, streams: list[int] | None) -> None:
         with self.lock:
-            if streams is None:
-                self.streams = None
-                if self.times is not None:
-                    self.times.forget()
-            for graph in self.graphs:
-                graph.runtime.reset(streams)
+            self.start_in_full(streams)
+
+    def start_in_full(self, streams: list[int] | None) -> None:
+        """These streams, or all, of which there may be another number then."""
+        if streams is None:
+            self.streams = None
+            if self.times is not None:
+                self.times.forget()
+        for graph in self.graphs:
+            graph.runtime.reset(streams)
 
     def train(self, mode: bool = True) -> DeltaParts:
         if mode:

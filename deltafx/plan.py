@@ -22,6 +22,7 @@ from deltafx.settings import Options
 from deltafx.state import Form, Leaf, NodeState, quantizer_of
 from deltafx.touched import TouchedRefresh
 from deltafx.truncation import Truncation, root_mean_square
+from deltafx.update_rate import UpdateRate
 
 
 class Plan:
@@ -76,10 +77,15 @@ class Plan:
         self.captures = False  # frames, as CUDA graphs; settled when the kernels are bound
         self.frame_graph: Any = None
         self.frame_program: Any = None
+        self.update_rate: UpdateRate | None = None  # once it is asked for
         self.runs_programs = options.frame_program
         self.switches_to_dense = options.dense_switch
         self.last_forced: Tensor | None = None
         self.scratch: dict[Any, Any] = {}  # temporaries of the kernels, which live while one node runs
+
+    def release(self) -> None:
+        """Let go of what refers back to it, so that its memory is free as soon as nobody has it."""
+        self.frame_graph = self.frame_program = self.timer = None
 
     @property
     def profiles(self) -> bool:

@@ -22,9 +22,9 @@ from deltafx.node import refuse_symbolic
 from deltafx.plan import Plan
 from deltafx.settings import Settings
 from deltafx.signature import Signature
-from deltafx.state import UPDATED_SUM
 from deltafx.survey import survey
 from deltafx.touched import TouchedRefresh
+from deltafx.update_rate import UpdateRate
 
 KEPT_PLANS = 4
 NOISE_FRAMES, NOISE_RATE = 30, 0.8
@@ -68,11 +68,12 @@ class Runtime(nn.Module):
         self.forced_mask: Tensor | None = None
         self.forces_gates = True
         self.lock = FrameLock()
+        self.plans: list[Plan] = []
         self.start_over()
 
     def start_over(self) -> None:
         """Forget every plan: the next frame is the first."""
-        self.plans: list[Plan] = []
+        self.keep_plans(0)
         self.call, self.calls = 0, 1  # within one frame of the model: number of this one, and how many there are
         self.streams: int | None = None
         self.weights: Weights | None = None
@@ -112,6 +113,7 @@ class Runtime(nn.Module):
         Checks come first, then the plan; from there to the end every stream is marked.
         """
         with self.lock, OrdinaryTensors():
+            starts = self.streams is None
             try:
                 if self.signature is None:
                     self.signature = Signature.of(graph_module.graph)
@@ -130,6 +132,10 @@ class Runtime(nn.Module):
                 plan.end()
                 self.warn_of_noise(plan)
                 return result
+            except BaseException:
+                if starts:
+                    self.streams = None  # any number of them may come next
+                raise
             finally:
                 self.running = None
 
@@ -157,7 +163,14 @@ class Runtime(nn.Module):
         """It is the one used most recently."""
         self.streams = plan.streams
         if not self.plans or self.plans[0] is not plan:
-            self.plans = [plan, *(other for other in self.plans if other is not plan)][: KEPT_PLANS * self.calls]
+            self.plans = [plan, *(other for other in self.plans if other is not plan)]
+            self.keep_plans(KEPT_PLANS * self.calls)
+
+    def keep_plans(self, count: int) -> None:
+        """Those used most recently."""
+        for plan in self.plans[count:]:
+            plan.release()
+        del self.plans[count:]
 
     def plan_for(self, graph_module: fx.GraphModule, given: list[Any], inputs: list[Any]) -> tuple[Plan, list[Any]]:
         """The plan for these arguments, a new one if none fits, and the leaves of `inputs`; after all checks.
@@ -212,7 +225,7 @@ class Runtime(nn.Module):
                 f"allows less. Use smaller frames, fewer streams or a smaller dtype."
             )
         while sum(plan.predicted_bytes for plan in self.plans) + needed > limit:
-            self.plans.pop()
+            self.keep_plans(len(self.plans) - 1)
 
     def check(self, graph_module: fx.GraphModule, inputs: list[Any], leaves: list[Any]) -> None:
         """Refuse a frame that cannot be run, before anything is touched."""
@@ -256,17 +269,22 @@ class Runtime(nn.Module):
             )
 
     def warn_of_noise(self, plan: Plan) -> None:
-        """Once, in exact mode: a camera whose noise changes every pixel saves nothing."""
-        if plan.counted_frames != NOISE_FRAMES or self.warned_of_noise or not self.settings.is_exact:
+        """Once, in exact mode: a camera whose noise changes every pixel saves nothing.
+
+        On a GPU the counts are read some frames later, when they are there without waiting.
+        """
+        if self.warned_of_noise or not self.settings.is_exact:
             return
-        counted = plan.counted_frames - plan.full_frames  # what a refresh updates is not the camera's doing
-        leaves = [leaf for node in plan.inputs for leaf in node.leaves]
-        updated = [leaf.tally[UPDATED_SUM].item() / leaf.pixels for leaf in leaves]
-        rates = [(frames - plan.full_frames) / counted for frames in updated if counted]
-        if rates and max(rates) > NOISE_RATE:
+        if plan.counted_frames == NOISE_FRAMES > plan.full_frames and plan.inputs:
+            plan.update_rate = UpdateRate(plan)
+        rate = None if plan.update_rate is None else plan.update_rate.take()
+        if rate is None:
+            return
+        plan.update_rate = None
+        if rate > NOISE_RATE:
             self.warned_of_noise = True
             warnings.warn(
-                f"deltafx: {100 * max(rates):.0f} % of the input's pixels changed from frame to frame (the mean of "
+                f"deltafx: {100 * rate:.0f} % of the input's pixels changed from frame to frame (the mean of "
                 f"{NOISE_FRAMES} frames), so almost everything was computed again. On a fixed camera that is usually "
                 f'noise: try deltafx.convert(model, mode="balanced"), or calibrate thresholds.',
                 stacklevel=3,

@@ -6,10 +6,10 @@ from collections import OrderedDict
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 import deltafx
-from deltafx.frame_graph import FrameGraph, NotCaptured
+from deltafx.frame_graph import EAGER_FRAMES, FrameGraph, NotCaptured, frame_graph
 
 
 class Resized(nn.Module):
@@ -46,6 +46,27 @@ def test_lists_that_are_returned_are_ordinary_ones() -> None:
     results = {node: graph.values.get(node, torch.ones(1)) for node, _ in graph.leaving}
     _, step = graph.leaving[-2]
     assert type(step(results)["both"]) is list
+
+
+def test_a_node_that_is_looked_at_runs_by_itself() -> None:
+    graph = taken_apart()
+    assert graph.fits_the_frame()
+    module, _ = graph.inner[0]
+    hook = module.register_forward_hook(lambda *args: None)
+    assert not graph.fits_the_frame()
+    hook.remove()
+    assert graph.fits_the_frame()
+
+
+def test_what_was_captured_is_given_up_once_a_frame_runs_node_by_node() -> None:
+    graph = taken_apart()
+    plan, dm = graph.plan, fx.GraphModule({}, fx.Graph())
+    plan.frame, plan.captures, plan.frame_graph = EAGER_FRAMES, True, graph
+    assert frame_graph(dm, plan) is graph
+    plan.captures = False
+    assert frame_graph(dm, plan) is None
+    plan.captures = True
+    assert plan.frame_graph is None
 
 
 def test_a_kernel_that_waits_is_not_captured() -> None:

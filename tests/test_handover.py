@@ -185,6 +185,22 @@ def test_pixels_travel_with_the_tensor():
     assert 0 < leaf.mask.sum() < 60
 
 
+def test_rows_that_changed_are_handed_over_to_what_looks_at_pixels(told):
+    """What leaves has a mask of rows, which the next one needs as a mask of pixels."""
+    torch.manual_seed(0)
+    one = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.LayerNorm(14)).eval()
+    two = networks()[1]
+    first, second = deltafx.convert(one), deltafx.convert(two)
+    second(torch.randn(2, 8, 12, 14))  # as somebody else's, whose pixels are compared one by one
+    for frame in frames(5):
+        features = first(frame)
+        with torch.no_grad():
+            torch.testing.assert_close(second(features), two(features), rtol=1e-4, atol=1e-5)
+    assert told[-1] is not None
+    assert told[-1].shape == (2, 1, 12, 14)
+    assert told[-1].is_contiguous()
+
+
 def test_what_left_can_be_saved_and_copied():
     one, _ = networks()
     features = deltafx.convert(one)(next(frames()))

@@ -551,6 +551,20 @@ def test_an_interrupted_frame_is_made_up_for():
     assert_follows(model, dm, clip[3:])
 
 
+def test_a_first_frame_that_is_interrupted_leaves_the_number_of_streams_open():
+    model = build()
+    dm = deltafx.convert(model)
+    hook = dm.model.boxes.register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        dm(next(frames(streams=3)))
+    hook.remove()
+    assert_follows(model, dm, frames(streams=2))
+
+
+def stop(*args):
+    raise KeyboardInterrupt
+
+
 def test_eager_code_may_write_into_what_a_graph_returned():
     class InPlace(nn.Module):
         def __init__(self):

@@ -1,6 +1,8 @@
 """The course of frames: when one is in full, what it reads, and what interrupts it."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 import torch
@@ -135,6 +137,24 @@ def test_the_shape_used_longest_ago_is_dropped(model):
     dm(frame(size=9))
     assert was_full(dm)
     assert len(dm.runtime.plans) == KEPT_PLANS
+
+
+@pytest.mark.parametrize("options", [{}, {"profile": True}, {"frame_program": False}], ids=str)
+def test_what_is_dropped_is_free_at_once(model, options):
+    """Also what was made of it for whole frames: a GPU has no room for both."""
+    dm = deltafx.convert(model, options=options)
+    for _ in range(4):
+        dm(frame())
+    plans = [weakref.ref(plan) for plan in dm.runtime.plans]
+    gc.disable()
+    try:
+        for size in range(9, 9 + KEPT_PLANS):
+            dm(frame(size=size))
+        plans += [weakref.ref(plan) for plan in dm.runtime.plans[1:]]
+        dm.double()
+        assert [plan() for plan in plans] == [None] * KEPT_PLANS
+    finally:
+        gc.enable()
 
 
 def test_another_number_of_streams_needs_a_reset(model, payload):
@@ -410,6 +430,19 @@ def test_an_interrupted_first_frame_leaves_nothing_behind(payload):
     with pytest.raises(RuntimeError, match="no"):
         dm(frame(streams=3))
     torch.testing.assert_close(dm(frame()), dense(model, frame()))
+
+
+def test_a_first_frame_that_is_interrupted_late_leaves_the_number_of_streams_open(model):
+    dm = deltafx.convert(model)
+    hook = dm.get_submodule("head").register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        dm(frame(streams=3))
+    hook.remove()
+    torch.testing.assert_close(dm(frame()), dense(model, frame()))
+
+
+def stop(*args):
+    raise KeyboardInterrupt
 
 
 def test_the_report_stays_sane_after_interrupted_frames():

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import fx
-from torch.nn.modules import module as nn_module
 
 from deltafx import _cpu
 from deltafx.backends.cpu.separable import Layer, Separable, separables
@@ -22,6 +21,7 @@ from deltafx.graph_step import Values, step_of
 from deltafx.node import DeltaNode
 from deltafx.plan import scale_name
 from deltafx.profile import HostTimer
+from deltafx.watched import every_module_is_watched, hooks_of
 
 if TYPE_CHECKING:
     from deltafx.plan import Plan
@@ -75,7 +75,7 @@ class FrameProgram:
         self.states = [plan.nodes[module.path] for module in self.modules]
         out_of_date = {id(layer.state) for each, layer in together.values() if layer is not each.project}
         self.stored = [state for state in self.states if id(state) not in out_of_date]  # whose buffers are written
-        self.hooks = [hooks for each in self.modules for hooks in (each._forward_hooks, each._forward_pre_hooks)]
+        self.hooks = hooks_of(self.modules)
         self.truncations = [module.truncation for module in self.modules]
         self.scales = dict(plan.scales)
 
@@ -162,10 +162,6 @@ def compiled(module: Any, plan: Plan) -> bool:
     return state is not None and hasattr(state.kernel, "append_to")
 
 
-def any_module_is_watched() -> bool:
-    return bool(nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)
-
-
 def is_measured(graph_module: fx.GraphModule, plan: Plan) -> bool:
     """Whether every threshold that is a share of a scale is known."""
     for module in graph_module.modules():
@@ -183,7 +179,7 @@ def frame_program(graph_module: fx.GraphModule, plan: Plan | None) -> FrameProgr
     """The program for the frame that is about to run; None where it runs node by node."""
     if plan is None or plan.frame == 0 or plan.checker is not None or not plan.runs_programs:
         return None
-    if any_module_is_watched():
+    if every_module_is_watched():
         return None
     program = plan.frame_program
     if program is None or not program.holds():
