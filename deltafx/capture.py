@@ -5,24 +5,31 @@ from __future__ import annotations
 import collections
 import contextlib
 import copy
+import inspect
 import os
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from deltafx.call_form import CallForm
+from deltafx.contents import refuse_sizes_by_contents
+from deltafx.draws import Draws
 from deltafx.errors import ConvertError, NoGraph
 from deltafx.graph_module import DeltaGraphModule
 from deltafx.leaves import inline_leaves
 from deltafx.ops import operator_of_module
 from deltafx.passes.context import constant_of, place_constant, place_module
 from deltafx.passes.functionalise import IN_PLACE_OPERATORS
+from deltafx.retrace import Attributes, refuse_memory
 from deltafx.specialise import SizedTracer
 from deltafx.tracer import Tracer, is_variable
+from deltafx.watched import hooks_of
 
+TRACING = threading.RLock()  # fx changes what a call of any module is while it traces
 STATE_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU)
 NAMED_STATE_IN_TRAINING = ("StochasticDepth", "DropPath")  # torchvision, timm
 
@@ -35,10 +42,16 @@ def capture(model: nn.Module) -> fx.GraphModule:
     check_model(model)
     if isinstance(model, fx.GraphModule):
         graph_module = over(model, copy.deepcopy(model.graph), {})
-        inline_leaves(graph_module, capture)
+        inline_leaves(graph_module, capture_module)
         return graph_module
-    with torch.inference_mode(False), stand_ins(model) as originals:
-        return over(model, trace(model, originals, Tracer()), originals)
+    refuse_what_a_trace_misses(model)
+    return capture_module(model)
+
+
+def capture_module(module: nn.Module) -> fx.GraphModule:
+    """A graph module of what the forward of its class does. Raises NoGraph."""
+    with TRACING, torch.inference_mode(False), stand_ins(module) as originals:
+        return over(module, trace(module, originals, Tracer), originals)
 
 
 def capture_call(module: nn.Module, path: str, form: CallForm) -> fx.GraphModule:
@@ -46,11 +59,11 @@ def capture_call(module: nn.Module, path: str, form: CallForm) -> fx.GraphModule
 
     Raises NoGraph.
     """
-    tracer = SizedTracer(form, module)
+    called = module
     if operator_of_module(module) is not None:
         module, path = CallOf(module, path), ""
-    with torch.inference_mode(False), stand_ins(module) as originals:
-        return over(module, trace(module, originals, tracer), originals, path)
+    with TRACING, torch.inference_mode(False), stand_ins(module) as originals:
+        return over(module, trace(module, originals, lambda: SizedTracer(form, called)), originals, path)
 
 
 class CallOf(nn.Module):
@@ -65,25 +78,36 @@ class CallOf(nn.Module):
         return self.get_submodule(self.place)(*args, **kwargs)
 
 
-def trace(model: nn.Module, originals: dict[Tensor, Tensor], tracer: Tracer) -> fx.Graph:
+def trace(model: nn.Module, originals: dict[Tensor, Tensor], new_tracer: Callable[[], Tracer]) -> fx.Graph:
     """The graph of a model whose own tensors are stand-ins."""
-    random_numbers = torch.get_rng_state()
-    try:
-        graph = tracer.trace(model)
-    except Exception as error:
-        raise NoGraph(explain(model, tracer, error)) from error
-    if not torch.equal(random_numbers, torch.get_rng_state()):
-        torch.set_rng_state(random_numbers)
-        raise NoGraph(
-            f"{type(model).__name__} draws random numbers whatever its input is; in a graph they would be the same in "
-            f"every frame. Draw numbers like the input (torch.rand_like(x)), or make them an input."
-        )
+    before = Attributes(model)
+    graph = trace_once(model, new_tracer())
     for name, buffer in model.named_buffers():
         if buffer not in originals or buffer._version:
             raise NoGraph(
                 f"{type(model).__name__} writes into its buffer {name!r}, which would change from frame to frame. "
                 f"Make it an input and an output of the model, or a local copy."
             )
+    refuse_memory(model, graph, lambda: trace_once(model, new_tracer()), before)
+    return graph
+
+
+def trace_once(model: nn.Module, tracer: Tracer) -> fx.Graph:
+    """As it is in the state that its modules are in."""
+    random_numbers = torch.get_rng_state()
+    with torch.no_grad(), Draws(lambda: tracer.evaluating) as draws:
+        try:
+            graph = tracer.trace(model)
+        except NoGraph as reason:
+            raise NoGraph(f"{type(model).__name__} cannot be traced by torch.fx: {reason}.") from reason
+        except Exception as error:
+            raise NoGraph(explain(model, tracer, error)) from error
+    if draws.any:
+        torch.set_rng_state(random_numbers)
+        raise NoGraph(
+            f"{type(model).__name__} draws random numbers whatever its input is; in a graph they would be the same in "
+            f"every frame. Draw numbers like the input (torch.rand_like(x)), or make them an input."
+        )
     return graph
 
 
@@ -110,14 +134,16 @@ def stand_ins(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
         yield {stand_in: original for original, stand_in in copies.items()}
     finally:
         for module, attributes in kept:
-            vars(module).clear()
-            vars(module).update(attributes)
+            for name in vars(module).keys() - attributes.keys():
+                del vars(module)[name]
+            vars(module).update(attributes)  # none is missing at any time: another thread may run the model
 
 
 def over(root: nn.Module, graph: fx.Graph, originals: dict[Tensor, Tensor], path: str = "") -> fx.GraphModule:
     """A graph module of its own: the caller's leaf modules under legal names, and parameters over his constants."""
     drop_variable_arguments(graph)
     name_nodes(graph, path)
+    refuse_sizes_by_contents(graph)
     result = fx.GraphModule(nn.Module(), fx.Graph(), type(root).__name__)
     result.training = False
     modules = dict(root.named_modules(remove_duplicate=False))
@@ -172,6 +198,19 @@ def check_model(model: Any) -> None:
     if training:
         more = f" and {len(training) - 1} more" if len(training) > 1 else ""
         raise ConvertError(f"{training[0]}{more} is in training mode; call model.eval() before deltafx.convert.")
+
+
+def refuse_what_a_trace_misses(model: nn.Module) -> None:
+    """Raise NoGraph where a call of the model is more than the forward of its class, or depends on how it is called."""
+    name = type(model).__name__
+    if "forward" in vars(model):
+        raise NoGraph(f"the forward of this {name} was replaced, which a trace does not see.")
+    if any(hooks_of([model])):
+        raise NoGraph(f"{name} has hooks, which a graph would not call.")
+    parameters = inspect.signature(type(model).forward).parameters.values()
+    optional = [parameter.name for parameter in parameters if parameter.default is None]
+    if optional:
+        raise NoGraph(f"{name} may be called without {', '.join(optional)}, and can do something else then.")
 
 
 def acts_in_training(module: nn.Module) -> bool:

@@ -11,7 +11,8 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
-from deltafx.errors import ConvertError, unknown_name
+from deltafx.capture import stand_ins
+from deltafx.errors import ConvertError, NoGraph, unknown_name
 from deltafx.graph_module import DeltaGraphModule, put_together, record
 from deltafx.history import Journal
 from deltafx.measure import relative_error, tensors_of
@@ -38,6 +39,9 @@ def compile_graph(
     expected = None if dense is None else dense_output(dense, examples)
     journal = Journal(graph_module)
     write_graph(graph_module, settings.dump, 0, "capture")
+    if expected is not None:
+        graph_module.recompile()
+        verify_capture(expected, graph_module, examples)
     for number, rewrite in enumerate(PASSES, start=1):
         rewrites = rewrite(graph_module, context)
         graph_module.graph.lint()
@@ -90,7 +94,7 @@ def assemble(graph_module: fx.GraphModule, settings: Settings) -> DeltaGraphModu
 def dense_output(module: nn.Module, examples: Sequence[Any]) -> list[torch.Tensor]:
     """The tensors of the dense output, on copies of the examples; random operators draw the same in every call."""
     devices = {leaf.device for leaf in tensors_of(examples) if leaf.is_cuda}
-    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
+    with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices), stand_ins(module):
         torch.manual_seed(0)
         return tensors_of(module(*pytree.tree_map_only(torch.Tensor, torch.clone, tuple(examples))))
 
@@ -105,13 +109,32 @@ def fold_preprocess(graph_module: fx.GraphModule, preprocess: Preprocess, dtype:
     entries[0].set_preprocess(preprocess, dtype, device)
 
 
+def verify_capture(expected: list[Any], graph_module: fx.GraphModule, examples: Sequence[Any]) -> None:
+    try:
+        error = error_of(dense_output(graph_module, examples), expected)
+    except Exception as reason:
+        raise NoGraph(f"a graph of the model cannot be called as the model is: {reason}") from reason
+    if error is not None:
+        raise NoGraph(
+            f"a graph of the model does something else than the model does: the example's output is off by {error:.2e} "
+            f"(relative). It may ask what its arguments are, which stand for tensors while it is traced, and are none."
+        )
+
+
 def verify_pass(name: str, expected: list[Any], got: list[Any]) -> None:
-    error = relative_error(got, expected) if len(got) == len(expected) else float("inf")
-    if not error <= max((VERIFY_TOLERANCE.get(want.dtype, 0.0) for want in expected), default=0.0):
+    error = error_of(got, expected)
+    if error is not None:
         raise ConvertError(
             f"pass {name} changed the result: the example's output is off by {error:.2e} (relative). This is a bug in "
             f"deltafx; for a report, dump='folder' writes the graph after each pass."
         )
+
+
+def error_of(got: list[Any], expected: list[Any]) -> float | None:
+    """Relative, if it is more than rounding."""
+    error = relative_error(got, expected) if len(got) == len(expected) else float("inf")
+    most = max((VERIFY_TOLERANCE.get(want.dtype, 0.0) for want in expected), default=0.0)
+    return None if error <= most else error
 
 
 def write_graph(graph_module: fx.GraphModule, folder: str | None, number: int, name: str) -> None:

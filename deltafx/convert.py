@@ -20,7 +20,7 @@ from deltafx.parts import DeltaParts, capture_by_parts
 from deltafx.passes import Context
 from deltafx.preprocess import Preprocess
 from deltafx.runtime import Weights
-from deltafx.settings import resolve
+from deltafx.settings import Settings, resolve
 
 
 def convert(
@@ -86,15 +86,19 @@ def convert(
         dump=dump, options=options,
     )  # fmt: skip
     try:
-        graph_module = capture(model)
+        return compile_whole(model, settings, examples)
     except NoGraph as reason:
         return capture_by_parts(model, settings, reason, examples)
-    context = Context(settings)
+
+
+def compile_whole(model: nn.Module, settings: Settings, examples: tuple | None) -> DeltaGraphModule:
+    """One graph; raises NoGraph."""
+    graph_module, context = capture(model), Context(settings)
     if examples is None:
         result = compile_graph(graph_module, context)
     else:
-        if preprocess is not None:
-            examples = preprocess.arguments(examples, Weights.of(model).dtype or torch.float32)
+        if settings.preprocess is not None:
+            examples = settings.preprocess.arguments(examples, Weights.of(model).dtype or torch.float32)
         result = compile_graph(graph_module, context, model, examples)
     refuse_unknown_names(context)
     return result

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.module_tracker import ModuleTracker
 
 aten = torch.ops.aten
 
 
 def flop_counter() -> FlopCounterMode:
     """Counts two for each multiply-accumulate, also in what attention becomes, and in integers."""
-    return FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    counter.mod_tracker = OwnModules()
+    return counter
+
+
+class OwnModules(ModuleTracker):
+    """Of this thread: PyTorch's tracker is told of every module that runs in the process."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+
+    def _fw_pre_hook(self, *call: Any) -> None:
+        if threading.get_ident() == self.thread:
+            super()._fw_pre_hook(*call)
+
+    def _fw_post_hook(self, *call: Any) -> None:
+        if threading.get_ident() == self.thread:
+            super()._fw_post_hook(*call)
 
 
 def attention(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:

@@ -30,10 +30,12 @@ class Clock:
 
 @dataclass(slots=True, eq=False)
 class Handover:
-    """What a tensor says of its changes. `mask` is that of the node it comes from, which the next frame overwrites."""
+    """What a tensor says of its changes. `mask` and `value` are those of the node it comes from, which the next frame
+    overwrites; the value may lie in another way."""
 
     tensor: weakref.ref[Tensor]
     version: int
+    value: weakref.ref[Tensor]
     mask: Tensor
     clock: Clock
     time: int
@@ -48,14 +50,23 @@ class Handover:
         return OrderedDict, ()  # nothing, of a type that every reader of saved tensors knows
 
 
-def hand_over(tensor: Tensor, mask: Tensor, clock: Clock) -> None:
-    """Let a tensor that leaves a graph say that only the pixels in `mask` changed since the last one left."""
-    setattr(tensor, ATTRIBUTE, Handover(weakref.ref(tensor), tensor._version, mask, clock, clock.time))
+def hand_over(tensor: Tensor, value: Tensor, mask: Tensor, clock: Clock) -> None:
+    """Let a tensor that leaves a graph, which has it as `value`, say that only the pixels in `mask` changed since the
+    last one left."""
+    known = Handover(weakref.ref(tensor), tensor._version, weakref.ref(value), mask, clock, clock.time)
+    setattr(tensor, ATTRIBUTE, known)
 
 
 def handover_of(tensor: Any) -> Handover | None:
     given = getattr(tensor, ATTRIBUTE, None)
     return given if isinstance(given, Handover) else None
+
+
+def as_it_was(tensor: Tensor) -> Tensor:
+    """The same numbers as they lie in the graph that they come from, pixel by pixel, while they stand there."""
+    given = handover_of(tensor)
+    value = given.value() if given is not None and given.holds(tensor) else None
+    return tensor if value is None else value
 
 
 class Follower:

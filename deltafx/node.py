@@ -236,8 +236,9 @@ class DeltaToDense(FrameModule):
 
     def leave(self, delta: Any, dense: Any, plan: Any) -> Any:
         """What the caller gets; a tensor says which of its pixels changed."""
+        own = dense
         if plan.copies_outputs and isinstance(dense, Tensor):
-            dense = dense.clone()
+            own = dense.clone(memory_format=plan.output_format)
         if isinstance(delta, Delta):
-            hand_over(dense, delta.mask, plan.clock)
-        return dense
+            hand_over(own, dense, delta.mask, plan.clock)
+        return own

@@ -32,7 +32,7 @@ from deltafx.ops.base import borrow_module
 from deltafx.passes import Context
 from deltafx.preprocess import Preprocess
 from deltafx.raw_calls import RawCall, RawCalls
-from deltafx.runtime import Weights, streams_of
+from deltafx.runtime import Weights, autocasts, refuse_autocast, streams_of
 from deltafx.settings import Settings
 
 MOST_FORMS = 16  # with tensors of the same sizes: then each call is another one, and compiling does not pay
@@ -119,6 +119,8 @@ class Part:
         """Why it is no graph, however it is called; asked when it is called first."""
         if self.owner.stays_dense(self.path):
             return "it is named in keep_dense"
+        if self.own is not None:
+            return "its forward was replaced"
         return None if has_layers(self.module) else "it has no layer that multiplies by weights"
 
     def check(self, tensors: list[Tensor]) -> None:
@@ -127,6 +129,8 @@ class Part:
             raise NoGraph("it is given no tensor")
         if streams_of(tensors) != self.owner.streams:
             raise NoGraph(NOT_STREAMS)
+        if autocasts(tensors[0].device):
+            raise NoGraph("autocast is on in it")
 
     def graph_for(self, form: CallForm, tensors: list[Tensor]) -> DeltaGraphModule:
         """The graph for calls of this form; raises NoGraph."""
@@ -163,6 +167,18 @@ def let_go(parts: list[Part]) -> None:
             del part.attributes["forward"]
         else:
             part.attributes["forward"] = part.own
+
+
+class Called(nn.Module):
+    """A module that is called in one form, as a function of its tensors."""
+
+    def __init__(self, module: nn.Module, form: CallForm):
+        super().__init__()
+        self.module, self.form = module, form
+
+    def forward(self, *tensors: Tensor) -> Any:
+        args, kwargs = self.form.fill(list(tensors))
+        return self.module(*args, **kwargs)
 
 
 class Ran(NamedTuple):
@@ -298,6 +314,7 @@ class DeltaParts(nn.Module):
         tensors = [leaf for leaf in flattened(args, kwargs)[0] if isinstance(leaf, Tensor)]
         if not tensors:
             raise FrameError("a frame is a torch.Tensor, or several; got none.")
+        refuse_autocast({tensor.device for tensor in tensors})
         streams = pictures(args, kwargs) or streams_of(tensors)
         if self.streams is not None and streams != self.streams:
             raise FrameError(
@@ -378,7 +395,7 @@ class DeltaParts(nn.Module):
         with self.released(), torch.inference_mode(False):
             graph_module = capture_call(part.module, part.path, form)
             context = replace(self.context, settings=settings)  # the sets of names are the same
-            dense = copy.deepcopy(graph_module) if self.verifies else None
+            dense = Called(part.module, form) if self.verifies else None
             graph = compile_graph(graph_module, context, dense, tensors)
         runtime = graph.runtime
         runtime.scales, runtime.later_scales, runtime.of_gates = self.scales.setdefault(part.path, ({}, {}, {}))

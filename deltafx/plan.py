@@ -41,6 +41,7 @@ class Plan:
         self.streams = streams
         self.call = call  # of the graph, within a frame
         self.copies_outputs = options.copy_outputs
+        self.output_format = torch.contiguous_format
         self.scales = scales
         self.of_gates = {} if of_gates is None else of_gates
         self.background = background

@@ -191,6 +191,8 @@ class Runtime(nn.Module):
         background = background_of(self.settings)
         options = self.settings.options
         plan = Plan(leaves, spec, streams_of(leaves), scales, options, self.call, self.of_gates, background)
+        if any(map(is_channels_last, [*leaves, *graph_module.parameters()])):
+            plan.output_format = torch.preserve_format  # that of the buffers, as the dense network would give it
         self.survey(graph_module, plan, given)
         self.make_room(plan.predicted_bytes)
         bind_buffers(graph_module, plan, given)
@@ -244,17 +246,18 @@ class Runtime(nn.Module):
                     f"the frame is on {tensor.device} and the weights are on {device}; move one of them, for example "
                     f"frame.to({str(device)!r})."
                 )
-            if autocasts(tensor.device):
-                raise FrameError(
-                    "autocast is on; a remembered value has one dtype. Convert the model (model.half(), "
-                    "model.bfloat16()) and call it outside of autocast."
-                )
+            refuse_autocast({tensor.device})
             if dtype is not None and tensor.is_floating_point() and tensor.dtype != dtype:
                 raise FrameError(
                     f"the frame is {tensor.dtype} and the weights are {dtype}; convert one of them, for example "
                     f"frame.to({dtype})."
                 )
         assert self.signature is not None
+        for name, rank, kind in self.signature.others(inputs):
+            raise FrameError(
+                f"input {name!r} is a {kind}; the graph reads a tensor of {rank} dimensions. Convert the model with "
+                f"example_inputs of the kind that it is called with."
+            )
         for name, rank, value in self.signature.images(inputs):
             if value.dim() != rank:
                 hint = " Add the batch dimension: frame.unsqueeze(0)." if value.dim() == rank - 1 else ""
@@ -313,10 +316,24 @@ class Runtime(nn.Module):
                     plan.reset_streams(streams)
 
 
+def is_channels_last(x: Any) -> bool:
+    if not isinstance(x, Tensor) or x.dim() != 4 or x.is_contiguous():
+        return False
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
 def background_of(settings: Settings) -> BackgroundRefresh | TouchedRefresh | None:
     if settings.refresh_touched is not None:
         return TouchedRefresh(settings.refresh_touched)
     return None if settings.refresh_within is None else BackgroundRefresh(settings.refresh_within)
+
+
+def refuse_autocast(devices: set[torch.device]) -> None:
+    if any(map(autocasts, devices)):
+        raise FrameError(
+            "autocast is on; a remembered value has one dtype. Convert the model (model.half(), model.bfloat16()) and "
+            "call it outside of autocast."
+        )
 
 
 def autocasts(device: torch.device) -> bool:

@@ -46,6 +46,11 @@ class Signature:
             raise FrameError(f"forward() needs a value for argument {missing[0]!r}.")
         return [values[name] for name in names]
 
+    def others(self, inputs: Sequence[Any]) -> list[tuple[str, int, str]]:
+        """The inputs that layers read as tensors, and that are none: name, the rank of those, what is given."""
+        each = zip(self.names, self.ranks, inputs, strict=True)
+        return [(name, rank, type(x).__name__) for name, rank, x in each if rank and not isinstance(x, Tensor)]
+
     def images(self, inputs: Sequence[Any]) -> list[tuple[str, int, Tensor]]:
         """The inputs whose rank is fixed by the layers that read them: name, that rank, and what is given."""
         each = zip(self.names, self.ranks, inputs, strict=True)

@@ -32,6 +32,9 @@ class SizedProxy(Proxy):
             return getattr(value, name)
         return super().__getattr__(name)
 
+    def stands_for(self) -> type:
+        return type(self.node.meta[VALUE]) if VALUE in self.node.meta else super().stands_for()
+
     def __len__(self) -> int:
         value = self.node.meta.get(VALUE)
         return len(value) if isinstance(value, (Tensor, tuple, list, dict)) else super().__len__()
@@ -45,7 +48,6 @@ class SizedTracer(Tracer):
         self.placeholders = form.tensors(module)
         self.form = form
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.evaluating = False
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return SizedProxy(node, self)

@@ -126,7 +126,7 @@ class Leaf:
     def decide(self, candidates: Tensor, update: Tensor) -> None:
         """Take note of this frame's masks: which pixels were computed, and which of them are propagated."""
         self.mask.copy_(update)
-        counts = [mask.sum() * (self.pixels // mask.numel()) for mask in (candidates, update)]
+        counts = [mask.sum() * (self.pixels // max(1, mask.numel())) for mask in (candidates, update)]
         self.tally[:COMPUTED_SUM] = torch.stack(counts)
         self.tally[COMPUTED_SUM:FRAMES] += self.tally[:COMPUTED_SUM]
         self.tally[FRAMES] += 1
@@ -142,7 +142,8 @@ class Leaf:
         tally = self.tally.tolist()
         if not tally[FRAMES]:
             return None
-        return tally[last] / self.pixels, tally[last + COMPUTED_SUM] / (self.pixels * tally[FRAMES])
+        pixels = max(1, self.pixels)  # an output may be empty
+        return tally[last] / pixels, tally[last + COMPUTED_SUM] / (pixels * tally[FRAMES])
 
 
 @dataclass(eq=False)

@@ -7,20 +7,31 @@ import dis
 import inspect
 import itertools
 import operator
+import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from deltafx.answers import Answers
+from deltafx.errors import NoGraph
 from deltafx.ops import operator_of_module
 from deltafx.passes.functionalise import IN_PLACE_OPERATORS
+from deltafx.watched import hooks_of
+
+AUTOCAST = ("cpu", "cuda")
 
 
 class Proxy(fx.Proxy):
     """A tensor that is traced. Beyond fx, `x[i] = y` and `x += y` are recorded as what they are, writes into x, and
     assertions about it hold (they are not kept)."""
+
+    def stands_for(self) -> type:
+        tracer: Any = self.tracer
+        return Tensor if tracer.gives_a_tensor(self.node) else type(self)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
@@ -57,9 +68,19 @@ def asserted(frame: FrameType) -> bool | None:
 
 
 class Tracer(fx.Tracer):
-    """Keeps modules that have an operator as leaves, and remembers where it was when tracing fails."""
+    """Keeps modules that have an operator as leaves, and remembers where it was when tracing fails.
+
+    While it traces, every call of a module in this process comes here; those of other threads pass by.
+    """
 
     failed_in: str | None = None
+    evaluating = False  # what was recorded, meanwhile
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.thread = threading.get_ident()
+        self.autocast = autocast()
+        self.answers = Answers(lambda value: value.stands_for() if isinstance(value, Proxy) else type(value))
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         return Proxy(node, self)
@@ -74,7 +95,33 @@ class Tracer(fx.Tracer):
     def keys(self, obj: fx.Proxy) -> Any:
         return iter(()) if is_variable(obj.node) else super().keys(obj)
 
+    def trace(self, root: Any, concrete_args: Any = None) -> fx.Graph:
+        with self.answers:
+            self.answers.give_to(type(root).forward)
+            return super().trace(root, concrete_args)
+
+    def gives_a_tensor(self, node: fx.Node) -> bool:
+        """Whether that is certain."""
+        if node.op == "call_module":
+            return operator_of_module(self.root.get_submodule(str(node.target))) is not None
+        return node.op in ("placeholder", "get_attr") and not is_variable(node)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def create_node(self, kind: str, *more: Any, **named: Any) -> fx.Node:
+        if autocast() != self.autocast:
+            raise NoGraph("it turns autocast on or off; convert it in the dtype that it should compute with")
+        return super().create_node(kind, *more, **named)
+
     def call_module(self, m: nn.Module, forward: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
+        if any(hooks_of([m])) and not self.is_leaf_module(m, self.path_of_module(m)):
+            raise NoGraph(f"its module {self.path_of_module(m)!r} has hooks, which a graph would not call")
+        self.answers.give_to(m.forward)
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
@@ -85,6 +132,10 @@ class Tracer(fx.Tracer):
         if type(a) is collections.OrderedDict:  # fx would hand the caller a plain dict
             return self.create_proxy("call_function", collections.OrderedDict, (list(a.items()),), {}).node
         return super().create_arg(a)
+
+
+def autocast() -> tuple[bool, ...]:
+    return tuple(map(torch.is_autocast_enabled, AUTOCAST))
 
 
 def is_variable(node: fx.Node) -> bool:

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from deltafx import ops
-from deltafx.errors import ConvertError
+from deltafx.errors import NoGraph
 from deltafx.passes.canonicalise_operators import host_nodes
 from deltafx.passes.context import Context, leaf_module
 
@@ -100,7 +100,7 @@ def make_out_of_place(node: fx.Node) -> bool:
         elif node.kwargs.get("inplace") is True:
             node.kwargs = {**node.kwargs, "inplace": False}
         elif isinstance(node.kwargs.get("out"), fx.Node):
-            raise ConvertError(f"{node.meta['path']}: it writes into out=; use what it returns, without out=.")
+            raise NoGraph(f"{node.meta['path']}: it writes into out=; use what it returns, without out=.")
         elif marked and not isinstance(node.target, type):
             node.target = plain_function(node.target) or OnCopy(node.target)
         else:
@@ -141,7 +141,7 @@ def refuse_unread(node: fx.Node) -> None:
     if node.op != "call_function" or node.users or not node.all_input_nodes or known.split(".")[0] in HARMLESS:
         return
     name = getattr(node.target, "__name__", str(node.target))
-    raise ConvertError(
+    raise NoGraph(
         f"{node.meta['path']}: nothing reads what {name} returns, so it may be there for what it writes into its "
         f"arguments, which a graph cannot see. Make the model read its result (x = {name}(x, ...))."
     )
@@ -163,13 +163,13 @@ def refuse_shared(graph_module: fx.GraphModule, written: fx.Node, node: fx.Node,
     where = node.meta["path"]
     source = root_of(graph_module, written)
     if source.op == "get_attr":
-        raise ConvertError(
+        raise NoGraph(
             f"{where}: it writes in place into {source.meta['path']}, which belongs to the model and would change from "
             f"frame to frame. Make it a copy ({source.meta['path']}.clone()) and convert again."
         )
     for other in sharing(graph_module, source, written, set(later)):
         if any(user in later for user in other.users):
-            raise ConvertError(
+            raise NoGraph(
                 f"{where}: it writes in place into {written.meta['path']}, which shares memory with "
                 f"{other.meta['path']}, read later. Make one of them a copy (x = x.clone()) and convert again."
             )

@@ -71,11 +71,14 @@ def test_every_tool_runs_every_part(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     tool.write_text(f"#!/bin/sh\necho $*\n[ $2 = racecheck ] || echo {END}\n")
     tool.chmod(0o755)
     monkeypatch.setattr(sanitize_cuda, "program", lambda: str(tool))
+    monkeypatch.setattr(sanitize_cuda.torch.cuda, "get_device_name", lambda: "a GPU")
     out = tmp_path / "found.json"
     words = ["--tools", "racecheck", "initcheck", "--parts", "float16", "float32", "--out", str(out)]
     monkeypatch.setattr(sys, "argv", ["sanitize_cuda", *words])
     assert sanitize_cuda.main() == 1
-    found = json.loads(out.read_text())["results"]
+    written = json.loads(out.read_text())
+    assert written["device"] == "a GPU"
+    found = written["results"]
     assert [(x["tool"], x["part"]) for x in found] == [
         (tool, part) for tool in ("racecheck", "initcheck") for part in ("float16", "float32")
     ]

@@ -79,23 +79,56 @@ def test_the_callers_frame_survives_the_refusal():
         assert torch.equal(x, frame())
 
 
+@fx.wrap
+def mean_of(x):
+    return x.mean().item()
+
+
 def test_a_number_read_from_the_frame_is_refused(payload):
-    dm = deltafx.convert(calls(lambda x: x * x.mean().item()), payload=payload)
-    with pytest.raises(deltafx.FrameError, match=r"^item: item turns the frame into float, .*Keep it a tensor"):
+    dm = deltafx.convert(calls(lambda x: x * mean_of(x)), payload=payload)
+    with pytest.raises(deltafx.FrameError, match=r"^mean_of: mean_of turns the frame into float, .*Keep it a tensor"):
         dm(frame())
 
 
+@fx.wrap
+def found(x):
+    return torch.nonzero(x > 1).float()
+
+
 def test_a_shape_that_depends_on_the_picture_is_refused(payload):
-    model = calls(lambda x: F.pad(torch.nonzero(x > 1).float()[None, None], (4, 4)).expand(-1, 4, -1, -1))
+    model = calls(lambda x: F.pad(found(x)[None, None], (4, 4)).expand(-1, 4, -1, -1))
     dm = deltafx.convert(model, payload=payload)
     torch.testing.assert_close(dm(frame()), dense(model, frame()))
-    refusal = (
-        r"^nonzero: its output is a tensor of shape \(\d+, 4\) in this frame and was a tensor of shape \(\d+, 4\) b"
-    )
+    refusal = r"^found: its output is a tensor of shape \(\d+, 4\) in this frame and was a tensor of shape \(\d+, 4\) b"
     with pytest.raises(deltafx.FrameError, match=refusal):
         dm(frame(1))
     torch.testing.assert_close(dm(frame()), dense(model, frame()))  # it is in full, and fits
     assert was_full(dm)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x * x.mean().item(), lambda x: x[:, :, :5] * torch.nonzero(x > 1).float().mean(),
+        lambda x: x + x[x > 0].mean(), lambda x: x + x[(x > 0) & (x < 3), ].mean(),
+        lambda x: x * x.masked_select(x > 1).numel(), lambda x: x * len(x.unique().tolist()),
+    ],
+)  # fmt: skip
+def test_where_that_is_known_beforehand_its_parts_are_graphs(function, payload):
+    model = calls(function)
+    dm = deltafx.convert(model, payload=payload)
+    for n in range(4):
+        torch.testing.assert_close(dm(frame(n)), dense(model, frame(n)), rtol=1e-4, atol=1e-5)
+    assert set(dm.parts) == {"before", "after"}
+
+
+def test_an_output_may_be_empty(payload):
+    model = calls(lambda x: x[:, :, :0])
+    model.after = nn.Identity()
+    dm = deltafx.convert(model, payload=payload)
+    for n in range(3):
+        assert dm(frame(n)).shape == (2, 4, 0, 8)
+    assert deltafx.report(dm).frames == 3
 
 
 @fx.wrap

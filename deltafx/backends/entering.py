@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from deltafx.backends.matrix import DTYPES, NoKernel
+from deltafx.handover import as_it_was
 from deltafx.state import Leaf, NodeState
 
 if TYPE_CHECKING:
@@ -51,5 +52,5 @@ class InputKernel:
         forced, known = plan.forced(leaf.mask), plan.known_changes(node, leaf, frame)
         mask = known if forced is None else forced
         strip = None if leaf.strip is None else leaf.strip.mask
-        self.operator(frame, *gated, self.levels, self.swaps, mask, strip, state.rows, *self.ending)
+        self.operator(as_it_was(frame), *gated, self.levels, self.swaps, mask, strip, state.rows, *self.ending)
         return state.deltas

@@ -233,6 +233,7 @@ def borrow(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach(), requires_grad=False)
 
 
+@torch.no_grad()  # which TorchScript's own copies need
 def borrow_module(module: nn.Module) -> nn.Module:
     """A copy of a module that shares the storage of its parameters and nothing else."""
     memo: dict[int, Any] = {id(parameter): borrow(parameter) for parameter in module.parameters()}
@@ -240,7 +241,7 @@ def borrow_module(module: nn.Module) -> nn.Module:
         memo |= {id(value): value.detach().clone() for value in vars(part).values() if isinstance(value, Tensor)}
     clone = copy.deepcopy(module, memo)
     for part in clone.modules():
-        if hasattr(part, "inplace"):
+        if hasattr(part, "inplace") and not isinstance(part, torch.jit.ScriptModule):
             part.inplace = False  # type: ignore[assignment]
     return clone
 

@@ -43,7 +43,7 @@ def test_says_what_a_node_was_folded_from():
 
 
 def test_inputs_come_first():
-    def forward(self, x, y, z=None, scale=2.0):
+    def forward(self, x, y, z=0.0, scale=2.0):
         return x * y * scale
 
     graph_module, _ = apply(rewrite_to_delta, net(forward), frame(), frame())
