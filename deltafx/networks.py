@@ -44,6 +44,21 @@ class Network:
         sides = [max(1, round(side / self.stride)) * self.stride for side in (height, width)]
         return sides[0], sides[1]
 
+    def try_on(self, height: int, width: int) -> None:
+        """Run the dense network on one grey picture; raises ValueError where it does not take such."""
+        picture = torch.full((1, height, width, 3), 128, dtype=torch.uint8)
+        dtype = next((weight.dtype for weight in self.model.parameters() if weight.is_floating_point()), torch.float32)
+        try:
+            with torch.no_grad():
+                self.model(*self.preprocess.arguments((picture,), dtype))
+        except Exception as error:
+            exported = f"; it was exported for {self.size[1]}x{self.size[0]}" if self.size else ""
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"{self.name} cannot run on frames of {width}x{height}, of three colours{exported}. Give another "
+                f"--size, or a network for such frames. It says: {said}"
+            ) from error
+
     def meaning(self, outputs: Any) -> Any:
         """What its outputs say of the first stream: Detections, a class, or None where nothing is known of it."""
         return self.postprocess(outputs)[0] if self.postprocess else None
@@ -107,6 +122,10 @@ def of_file(name: str) -> Network:
     if not callable(build):
         known = [each for each, value in contents.items() if callable(value) and not each.startswith("_")]
         raise ValueError(unknown_name(f"function in {path}", function, known))
+    try:
+        inspect.signature(build).bind()
+    except TypeError as error:
+        raise ValueError(f"{name} is called without arguments, and cannot be: {error}.") from None
     model = build()
     if isinstance(model, Network):
         return model

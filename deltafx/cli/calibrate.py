@@ -65,7 +65,7 @@ def calibrate(
     )  # fmt: skip
     with Video(video) as source:
         common.tell(network.note, source.note)
-        shown = list(source.frames(frames, network.fit(*common.size_of(size, source))))
+        shown = list(source.frames(frames, common.fitted(network, common.size_of(size, source))))
     found = deltafx.calibrate(
         dm, shown, max_error=max_error, target_speedup=target_speedup, metric=metric,
         postprocess=network.postprocess, method=method,

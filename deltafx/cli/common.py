@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from deltafx.errors import ConvertError, FrameError
 from deltafx.models_zoo.assets import AssetError
-from deltafx.networks import statistics_of
+from deltafx.networks import Network, statistics_of
 from deltafx.plain_json import to_json
 from deltafx.preprocess import Preprocess
 from deltafx.video import Video
@@ -157,6 +157,13 @@ def numbers(text: str, option: str) -> list[float]:
 def size_of(text: str | None, video: Video) -> tuple[int, int]:
     """Height and width that --size names, or the video's."""
     return (video.height, video.width) if text is None else parsed_size(text)
+
+
+def fitted(network: Network, size: tuple[int, int]) -> tuple[int, int]:
+    """The frame size nearest to this one of which the network takes frames, as is tried on one."""
+    height, width = network.fit(*size)
+    network.try_on(height, width)
+    return height, width
 
 
 def parsed_size(text: str) -> tuple[int, int]:

@@ -42,7 +42,7 @@ def compare(
 
     def pictures(source: Video, step):  # what can be read of the video, and why no more
         try:
-            for picture in source.frames(frames, network.fit(*common.size_of(size, source))):
+            for picture in source.frames(frames, common.fitted(network, common.size_of(size, source))):
                 yield picture
                 step()
         except VideoError as error:

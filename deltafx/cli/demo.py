@@ -51,7 +51,7 @@ def demo(
     network = load_network(model, common.statistics(mean, std))
     source, name = source_of(clip, camera)
     with Video(source) as video:
-        height, width = network.fit(*common.size_of(size, video))
+        height, width = common.fitted(network, common.size_of(size, video))
         common.tell(network.note, video.note)
         common.messages.print(f"{network.name} on {name}, frames of {width}x{height}")
         with common.progress("frames", common.total_of(video, frames)) as step:

@@ -36,7 +36,7 @@ def estimate(
 
     network = load_network(model, common.statistics(mean, std))
     with Video(video) as source:
-        fitted = network.fit(*common.size_of(size, source))
+        fitted = common.fitted(network, common.size_of(size, source))
         common.tell(network.note, source.note)
     with common.progress("samples", None) as step:
         result = deltafx.estimate(network.model, video, preprocess=network.preprocess, size=fitted, progress=step)

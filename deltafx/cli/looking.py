@@ -34,30 +34,15 @@ def pictures(network: Network, clip: str | None, frames: int | None, size: str |
 
     common.tell(network.note)
     if clip is None:
-        height, width = network.fit(*(network.size or SCENE_SIZE if size is None else common.parsed_size(size)))
+        height, width = common.fitted(network, network.size or SCENE_SIZE if size is None else common.parsed_size(size))
         shown = scene(frames or 1, height, width, noise=1.0, size=max(8, height // 6))
-        with named(network, height, width):
-            yield Pictures(shown, SCENE, 10.0, (height, width), frames)
+        yield Pictures(shown, SCENE, 10.0, (height, width), frames)
         return
     with Video(clip) as video:
         common.tell(video.note)
-        height, width = network.fit(*common.size_of(size, video))
+        height, width = common.fitted(network, common.size_of(size, video))
         total = common.total_of(video, frames)
-        with named(network, height, width):
-            yield Pictures(video.frames(frames, (height, width)), clip, video.rate, (height, width), total)
-
-
-@contextlib.contextmanager
-def named(network: Network, height: int, width: int) -> Iterator[None]:
-    """What PyTorch says of a network that does not take frames of this size is said with the size."""
-    try:
-        yield
-    except RuntimeError as error:
-        exported = f"; it was exported for {network.size[1]}x{network.size[0]}" if network.size else ""
-        raise ValueError(
-            f"{network.name} cannot run on frames of {width}x{height}{exported}. Give another --size. PyTorch says: "
-            f"{error}"
-        ) from error
+        yield Pictures(video.frames(frames, (height, width)), clip, video.rate, (height, width), total)
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def run(
     done: list[Figures] = []
     stopped: str | None = None
     with Video(video) as source, VideoWriter(out, source.rate) if out else nullcontext() as film:
-        height, width = network.fit(*common.size_of(size, source))
+        height, width = common.fitted(network, common.size_of(size, source))
         common.tell(network.note, source.note)
         with common.progress("frames", common.total_of(source, frames)) as count:
             try:

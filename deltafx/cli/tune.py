@@ -59,7 +59,7 @@ def tune(
         )
     network = load_network(model)
     common.tell(network.note)
-    height, width = network.fit(*common.parsed_size(size))
+    height, width = common.fitted(network, common.parsed_size(size))
     kind = getattr(torch, dtype.value)
     dm = deltafx.convert(network.model.cuda().to(kind), backend="cuda")
     frame = torch.randn(batch, 3, height, width, device="cuda", dtype=kind)

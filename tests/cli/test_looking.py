@@ -73,7 +73,8 @@ def test_a_size_that_the_network_does_not_take(run, tmp_path):
         target = [f"{tmp_path / 'net.py'}:build"]
         done = run(command, *(target if command == "inspect" else ["--model", *target]), "--size", "16x16")
         assert (done.code, done.out) == (1, "")
-        assert "cannot run on frames of 16x16. Give another --size. PyTorch says: " in done.err
+        assert "cannot run on frames of 16x16, of three colours. Give another --size" in done.err
+        assert "It says: mat1 and mat2 shapes cannot be multiplied" in done.err
 
 
 def test_a_function_in_a_file_is_a_network(run, tmp_path):
