@@ -88,7 +88,7 @@ def rows_of(table: str) -> Iterator[dict[str, Any]]:
     lines = csv.DictReader(io.StringIO(table))
     units = next(lines)
     for line in lines:
-        row: dict[str, Any] = {"kernel": line["Kernel Name"].split("(")[0].split("<")[0].split("::")[-1].strip()}
+        row: dict[str, Any] = {"kernel": line["Kernel Name"].split("(")[0].split("<")[0].split("::")[-1].split()[-1]}
         row["us"] = number(line[TIME]) * MICROSECONDS[units[TIME]]
         for title, metric in {**SHARES, **WAITS}.items():
             row[title] = number(line.get(metric, ""))
