@@ -45,11 +45,13 @@ def convert(
     """Turn a trained CNN into one for video, which computes only what changed since the last frame.
 
     The result takes the same arguments as `model` and returns the same structure; element n of the batch is stream n
-    (one camera), not a time step. `model` is not changed; weights that no pass had to fold share its memory. The idea
-    is DeltaCNN's (Parger et al., CVPR 2022).
+    (one camera), not a time step. `model` is not changed; weights that no pass had to fold share its memory. They are
+    read when the first frame of a size comes: one that is written to later is not seen, unless `load_state_dict` does
+    it. The idea is DeltaCNN's (Parger et al., CVPR 2022).
 
     Args:
-        model: in evaluation mode. Its forward must be traceable by `torch.fx`; a GraphModule is taken as it is.
+        model: in evaluation mode. Where `torch.fx` cannot trace it, its parts are converted, and the result is a
+            `DeltaParts`; a GraphModule is taken as it is.
         example_inputs: a tensor, or a tuple of arguments. With them every pass is verified against the model.
         mode: "exact" (threshold 0, no gate), "balanced" or "fast"; the arguments below win over it.
         threshold: how much change of a pixel is withheld: a number, a share of the node's root mean square as measured
