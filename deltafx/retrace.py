@@ -8,7 +8,8 @@ same graph; else a frame depends on the frames before, which only the model's ow
 from __future__ import annotations
 
 import collections
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -29,36 +30,75 @@ class Attributes:
         self.kept = {path: dict(snapshot(module)) for path, module in model.named_modules()}
 
     def changed(self) -> list[str]:
-        """The paths of those that are other ones now, or have another content."""
+        """The paths of those that hold something else now, which may differ from frame to frame.
+
+        What a trace made of weights alone is the same in every frame, and is given up: another trace makes it anew.
+        """
         found = []
         for path, module in self.model.named_modules():
             before = self.kept.get(path, {})
-            for name, value in snapshot(module):
-                if name.startswith("_tensor_constant") or (name in before and is_same(before[name], value)):
+            for name, value in list(snapshot(module)):
+                was = before.get(name)
+                if name.startswith("_tensor_constant") or (name in before and is_same(was, value)):
                     continue
-                found.append(f"{path}.{name}" if path else name)
+                if not is_of_weights(gain(was, value)):
+                    found.append(f"{path}.{name}" if path else name)
+                elif name in before:
+                    vars(module)[name] = copy.copy(was)
+                else:
+                    del vars(module)[name]
         return found
 
 
 def snapshot(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """By name; of a container, what is in it."""
+    """By name; containers as they are now."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return
     for name, value in vars(module).items():
-        if name in OF_MODULES or isinstance(module, torch.jit.ScriptModule):
-            continue
-        if type(value) in CONTAINERS:
-            value = list(value.items()) if isinstance(value, Mapping) else list(value)
-        yield name, value
+        if name not in OF_MODULES:
+            yield name, copy.copy(value) if type(value) in CONTAINERS else value
 
 
 def is_same(before: Any, after: Any) -> bool:
-    """Whether it is the same object, or an equal plain one; lists and tuples are compared by what is in them."""
+    """Whether it is the same object, or an equal plain one; containers are compared by what is in them."""
     if before is after:
         return True
     if type(before) is not type(after):
         return False
     if isinstance(before, (list, tuple)):
         return len(before) == len(after) and all(map(is_same, before, after))
-    return isinstance(before, (bool, int, float, str)) and before == after
+    if isinstance(before, dict):
+        return is_same(list(before), list(after)) and is_same(list(before.values()), list(after.values()))
+    return isinstance(before, (bool, int, float, str, set)) and before == after
+
+
+def gain(before: Any, after: Any) -> Any:
+    """What is in a container now beside what was in it; all of it, if it is another one."""
+    if isinstance(before, list) and isinstance(after, list) and is_same(before, after[: len(before)]):
+        return after[len(before) :]
+    if isinstance(before, dict) and isinstance(after, dict):
+        return gain(list(before.values()), list(after.values()))
+    return after
+
+
+def is_of_weights(value: Any) -> bool:
+    """Whether it stands for something, or has only what stands for something, that does not depend on the frame."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return len(value) > 0 and all(map(is_of_weights, value))
+    return isinstance(value, fx.Proxy) and not reads_the_frame(value.node)
+
+
+def reads_the_frame(node: fx.Node) -> bool:
+    seen, waiting = {node}, [node]
+    while waiting:
+        node = waiting.pop()
+        if node.op == "placeholder":
+            return True
+        waiting += [source for source in node.all_input_nodes if source not in seen]
+        seen.update(waiting)
+    return False
 
 
 def refuse_memory(model: nn.Module, graph: fx.Graph, again: Callable[[], fx.Graph], before: Attributes) -> None:

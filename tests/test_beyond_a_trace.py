@@ -76,9 +76,27 @@ def attribute(self: Any, x: Tensor) -> Tensor:
     return x
 
 
+def turns(self: Any, x: Tensor) -> Tensor:
+    return self.first(x) * self.kept.pop()
+
+
+def by_name(self: Any, x: Tensor) -> Tensor:
+    before = self.kept.get("before", 0)
+    self.kept["before"] = self.first(x)
+    return self.kept["before"] + before
+
+
 @pytest.mark.parametrize(
     ("function", "kept"),
-    [(last_frame, None), (average, torch.ones(1)), (counter, 0), (queue, []), (attribute, None)],
+    [
+        (last_frame, None),
+        (average, torch.ones(1)),
+        (counter, 0),
+        (queue, []),
+        (attribute, None),
+        (turns, [1.0, 2.0, 3.0, 4.0, 5.0]),
+        (by_name, {}),
+    ],
 )
 def test_what_a_frame_takes_from_the_one_before_is_kept(function: Callable, kept: Any) -> None:
     model = net(function, kept)
@@ -103,7 +121,17 @@ def grid(self: Any, x: Tensor) -> Tensor:
     return self.first(x) + self.kept
 
 
-@pytest.mark.parametrize("function", [features, calls, grid])
+def made_of_weights(self: Any, x: Tensor) -> Tensor:
+    if self.kept is None:
+        self.kept = {}
+    if x.device not in self.kept:
+        self.kept["here"] = self.first.weight.mean() * 2
+        self.late = (self.second.bias.sum(), self.first.bias[0])
+    self.first.calls = getattr(self.first, "calls", 0) + 1
+    return self.first(x) * self.kept["here"] + self.late[0]
+
+
+@pytest.mark.parametrize("function", [features, calls, grid, made_of_weights])
 def test_what_is_kept_for_others_or_never_changes_leaves_a_graph(function: Callable) -> None:
     assert isinstance(follow(net(function)), DeltaGraphModule)
 
