@@ -204,9 +204,11 @@ def refuse_what_a_trace_misses(model: nn.Module) -> None:
     """Raise NoGraph where a call of the model is more than the forward of its class, or depends on how it is called."""
     name = type(model).__name__
     if "forward" in vars(model):
-        raise NoGraph(f"the forward of this {name} was replaced, which a trace does not see.")
+        raise NoGraph(
+            f"the forward of this {name} was replaced, which a trace does not see. Give it a class of its own."
+        )
     if any(hooks_of([model])):
-        raise NoGraph(f"{name} has hooks, which a graph would not call.")
+        raise NoGraph(f"{name} has hooks, which a graph would not call; its parts can be converted, if it has any.")
     parameters = inspect.signature(type(model).forward).parameters.values()
     optional = [parameter.name for parameter in parameters if parameter.default is None]
     if optional:
