@@ -9,7 +9,7 @@ import inspect
 import os
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,9 +24,9 @@ from deltafx.leaves import inline_leaves
 from deltafx.ops import operator_of_module
 from deltafx.passes.context import constant_of, place_constant, place_module
 from deltafx.passes.functionalise import IN_PLACE_OPERATORS
-from deltafx.retrace import Attributes, refuse_memory
+from deltafx.retrace import Attributes, described, equal, refuse_memory
 from deltafx.specialise import SizedTracer
-from deltafx.tracer import Tracer, is_variable
+from deltafx.tracer import LeftOut, Tracer, is_variable
 from deltafx.watched import hooks_of
 
 TRACING = threading.RLock()  # fx changes what a call of any module is while it traces
@@ -45,13 +45,19 @@ def capture(model: nn.Module) -> fx.GraphModule:
         inline_leaves(graph_module, capture_module)
         return graph_module
     refuse_what_a_trace_misses(model)
-    return capture_module(model)
+    return capture_module(model, optional_of(model))
 
 
-def capture_module(module: nn.Module) -> fx.GraphModule:
-    """A graph module of what the forward of its class does. Raises NoGraph."""
+def capture_module(module: nn.Module, optional: Sequence[str] = ()) -> fx.GraphModule:
+    """A graph module of what the forward of its class does, if it does that whether it is given `optional` or not.
+
+    Raises NoGraph.
+    """
     with TRACING, torch.inference_mode(False), stand_ins(module) as originals:
-        return over(module, trace(module, originals, Tracer), originals)
+        graph = trace(module, originals, Tracer)
+        if optional:
+            refuse_choices(module, graph, optional)
+        return over(module, graph, originals)
 
 
 def capture_call(module: nn.Module, path: str, form: CallForm) -> fx.GraphModule:
@@ -209,10 +215,25 @@ def refuse_what_a_trace_misses(model: nn.Module) -> None:
         )
     if any(hooks_of([model])):
         raise NoGraph(f"{name} has hooks, which a graph would not call; its parts can be converted, if it has any.")
+
+
+def optional_of(model: nn.Module) -> list[str]:
+    """The arguments that are None where they are left out."""
     parameters = inspect.signature(type(model).forward).parameters.values()
-    optional = [parameter.name for parameter in parameters if parameter.default is None]
-    if optional:
-        raise NoGraph(f"{name} may be called without {', '.join(optional)}, and can do something else then.")
+    return [parameter.name for parameter in parameters if parameter.default is None]
+
+
+def refuse_choices(model: nn.Module, graph: fx.Graph, optional: Sequence[str]) -> None:
+    """Raise NoGraph if the model does something else where these arguments are missing, beside using None for them."""
+    with stand_ins(model):
+        try:
+            without = list(described(model, trace_once(model, LeftOut(optional)), optional))
+        except NoGraph:
+            return  # it needs them
+    if not equal(without, list(described(model, graph, optional))):
+        raise NoGraph(
+            f"{type(model).__name__} may be called without {', '.join(optional)}, and does something else then."
+        )
 
 
 def acts_in_training(module: nn.Module) -> bool:

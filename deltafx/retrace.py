@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -118,11 +118,13 @@ def refuse_memory(model: nn.Module, graph: fx.Graph, again: Callable[[], fx.Grap
         )
 
 
-def described(model: nn.Module, graph: fx.Graph) -> Iterator[Any]:
-    """Every node, as what two graphs can be compared by: other nodes by number, constants by value."""
-    numbers: dict[fx.Node, str] = {}
+def described(model: nn.Module, graph: fx.Graph, left_out: Sequence[str] = ()) -> Iterator[Any]:
+    """Every node, as what two graphs can be compared by: other nodes by number, constants by value. Arguments that are
+    left out are None."""
+    numbers: dict[fx.Node, Any] = {}
     for node in graph.nodes:
-        numbers[node] = f"%{len(numbers)}"
+        is_missing = node.op == "placeholder" and node.target in left_out
+        numbers[node] = None if is_missing else f"%{len(numbers)}"
         target = constant_of(model, node) if node.op == "get_attr" else None
         args = fx.node.map_arg((node.args, node.kwargs), numbers.__getitem__)
         yield [node.op, str(node.target) if target is None else target, repr(args)]

@@ -8,7 +8,7 @@ import inspect
 import itertools
 import operator
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -132,6 +132,20 @@ class Tracer(fx.Tracer):
         if type(a) is collections.OrderedDict:  # fx would hand the caller a plain dict
             return self.create_proxy("call_function", collections.OrderedDict, (list(a.items()),), {}).node
         return super().create_arg(a)
+
+
+class LeftOut(Tracer):
+    """Traces what a model does without some of its arguments."""
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        self.names = names
+
+    def create_args_for_root(self, root_fn: Any, *more: Any) -> tuple[Any, list]:
+        function, args = super().create_args_for_root(root_fn, *more)
+        names = inspect.unwrap(root_fn).__code__.co_varnames
+        given = [None if name in self.names else arg for name, arg in zip(names, args, strict=False)]
+        return function, given + args[len(given) :]
 
 
 def autocast() -> tuple[bool, ...]:

@@ -203,6 +203,19 @@ def test_an_argument_that_may_be_missing(examples: Any) -> None:
     assert list(dm.parts) == [""]
 
 
+def unread(self: Any, x: Tensor, mask: Tensor | None = None, *more: Any) -> Tensor:
+    return self.first(x)
+
+
+def needed(self: Any, x: Tensor, mask: Any = None) -> Tensor:
+    return self.first(x) * mask
+
+
+def test_an_argument_that_changes_nothing_by_missing_or_is_needed_leaves_a_graph() -> None:
+    assert isinstance(follow(net(unread)), DeltaGraphModule)
+    assert isinstance(follow(net(needed), torch.rand(2, 1, 8, 8)), DeltaGraphModule)
+
+
 def of_type(self: Any, x: Any) -> Tensor:
     return self.first(x if isinstance(x, Tensor) else torch.cat(x))
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
+from torch import fx
 
 import deltafx
 from deltafx.measure import relative_error, tensors_of
@@ -19,12 +20,16 @@ EVENTS = ("blob", "blob", "pixel", "repeat", "noise", "black", "nan", "reset", "
 
 
 def converted(model, **options):
+    """A graph; a network that writes into a view it reads again is none."""
     try:
-        return deltafx.convert(model, **options)
-    except deltafx.ConvertError as error:  # of a network that writes into a view it reads again
-        if "writes in place" not in str(error):
-            raise
+        dm = deltafx.convert(model, **options)
+    except deltafx.ConvertError as error:
+        assert "writes in place" in str(error)  # noqa: PT017
         reject()
+    if not isinstance(dm, fx.GraphModule):
+        assert "writes in place" in dm.not_whole
+        reject()
+    return dm
 
 
 def play(events, inputs, shape, seed):
