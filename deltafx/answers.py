@@ -19,10 +19,11 @@ LIBRARIES = tuple(os.path.dirname(file) + os.sep for file in (torch.__file__, __
 class Answers:
     """`stands_for` gives the type of an object: its own, or that of what it stands for."""
 
+    is_tensor: Any  # PyTorch's own
+
     def __init__(self, stands_for: Callable[[Any], type]):
         self.stands_for = stands_for
         self.shadowed: list[dict[str, Any]] = []  # names of files
-        self.is_tensor = torch.is_tensor
 
     def give_to(self, function: Any) -> None:
         """To a function and all else in its file."""

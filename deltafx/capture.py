@@ -24,10 +24,10 @@ from deltafx.leaves import inline_leaves
 from deltafx.ops import operator_of_module
 from deltafx.passes.context import constant_of, place_constant, place_module
 from deltafx.passes.functionalise import IN_PLACE_OPERATORS
-from deltafx.retrace import Attributes, described, equal, refuse_memory
+from deltafx.retrace import CONTAINERS, Attributes, described, equal, refuse_memory
 from deltafx.specialise import SizedTracer
 from deltafx.tracer import LeftOut, Tracer, is_variable
-from deltafx.watched import hooks_of
+from deltafx.watched import has_hooks
 
 TRACING = threading.RLock()  # fx changes what a call of any module is while it traces
 STATE_IN_TRAINING = (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd, nn.RReLU)
@@ -131,7 +131,7 @@ def stand_ins(model: nn.Module) -> Iterator[dict[Tensor, Tensor]]:
         if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
             # Through `data`, whose version starts at 0: the clone of a tensor made in inference mode is at 1.
             return copies.setdefault(value, value.detach().clone().data)
-        return copy.copy(value) if type(value) in (list, dict, collections.OrderedDict, set) else value
+        return copy.copy(value) if type(value) in CONTAINERS else value
 
     for module, attributes in kept:
         vars(module).update({name: stand_in(value) for name, value in attributes.items()})
@@ -213,7 +213,7 @@ def refuse_what_a_trace_misses(model: nn.Module) -> None:
         raise NoGraph(
             f"the forward of this {name} was replaced, which a trace does not see. Give it a class of its own."
         )
-    if any(hooks_of([model])):
+    if has_hooks(model):
         raise NoGraph(f"{name} has hooks, which a graph would not call; its parts can be converted, if it has any.")
 
 

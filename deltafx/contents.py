@@ -8,6 +8,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from deltafx.errors import NoGraph
+from deltafx.passes.context import called_name
 
 SIZED_BY_CONTENTS = frozenset((
     "nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "nms", "batched_nms", "item", "tolist",
@@ -32,9 +33,7 @@ def refuse_sizes_by_contents(graph: fx.Graph) -> None:
 
 def is_sized_by_contents(node: fx.Node) -> bool:
     if node.target is operator.getitem:
-        return any(isinstance(index, fx.Node) and name_of(index) in MASKS for index in pytree.tree_leaves(node.args[1]))
-    return name_of(node) in SIZED_BY_CONTENTS
-
-
-def name_of(node: fx.Node) -> str:
-    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+        return any(
+            isinstance(index, fx.Node) and called_name(index) in MASKS for index in pytree.tree_leaves(node.args[1])
+        )
+    return called_name(node) in SIZED_BY_CONTENTS

@@ -133,14 +133,13 @@ class FrameGraph:
         return result
 
 
-def frame_graph(graph_module: fx.GraphModule, plan: Plan | None) -> FrameGraph | None:
+def frame_graph(graph_module: fx.GraphModule, plan: Plan) -> FrameGraph | None:
     """The graph for the frame that is about to run; None where it runs node by node.
 
     What was captured is given up then: what its parts do depends on what they did in the frame before.
     """
-    if plan is not None:
-        plan.frame_graph = fitting(graph_module, plan)
-    return None if plan is None else plan.frame_graph
+    plan.frame_graph = fitting(graph_module, plan)
+    return plan.frame_graph
 
 
 def fitting(graph_module: fx.GraphModule, plan: Plan) -> FrameGraph | None:

@@ -15,6 +15,7 @@ from deltafx.errors import ConvertError, NoGraph
 from deltafx.ops import operator_of_module
 from deltafx.passes.context import constant_of, place_constant, place_module
 from deltafx.signature import Signature
+from deltafx.watched import has_hooks
 
 NEEDS_SIZES = ("onnx2torch.",)  # libraries whose modules take sizes and numbers of inputs as they come
 
@@ -29,7 +30,7 @@ def inline_leaves(graph_module: fx.GraphModule, capture: Callable[[nn.Module], f
         module = graph_module.get_submodule(str(node.target))
         if operator_of_module(module) is not None or is_of_torch(module):
             continue
-        if module._forward_hooks or module._forward_pre_hooks:
+        if has_hooks(module):
             continue
         try:
             inside = capture(module)

@@ -18,6 +18,7 @@ from deltafx import models_zoo
 from deltafx.detections import Detections
 from deltafx.errors import ConvertError, unknown_name
 from deltafx.preprocess import Preprocess
+from deltafx.runtime import Weights
 from deltafx.testing import scale_weights
 
 RANDOM = "random weights, since none could be fetched ({}): times and MACs mean something, thresholds and errors little"
@@ -47,7 +48,7 @@ class Network:
     def try_on(self, height: int, width: int) -> None:
         """Run the dense network on one grey picture; raises ValueError where it does not take such."""
         picture = torch.full((1, height, width, 3), 128, dtype=torch.uint8)
-        dtype = next((weight.dtype for weight in self.model.parameters() if weight.is_floating_point()), torch.float32)
+        dtype = Weights.of(self.model).dtype or torch.float32
         try:
             with torch.no_grad():
                 self.model(*self.preprocess.arguments((picture,), dtype))

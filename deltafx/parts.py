@@ -34,6 +34,7 @@ from deltafx.preprocess import Preprocess
 from deltafx.raw_calls import RawCall, RawCalls
 from deltafx.runtime import Weights, autocasts, refuse_autocast, streams_of
 from deltafx.settings import Settings
+from deltafx.watched import has_hooks
 
 MOST_FORMS = 16  # with tensors of the same sizes: then each call is another one, and compiling does not pay
 NOT_STREAMS = "its rows are not the streams but what is found in the picture, such as proposals"
@@ -290,7 +291,7 @@ class DeltaParts(nn.Module):
     @property
     def has_hooks(self) -> bool:
         """Whether the user's hooks are to see what the model is given: then it must be called."""
-        return bool(self.model._forward_pre_hooks or self.model._forward_hooks)
+        return has_hooks(self.model)
 
     def run_whole(self, call: RawCall, args: tuple, kwargs: dict[str, Any]) -> Any:
         """A frame in which the model is one graph."""

@@ -19,8 +19,9 @@ from torch.utils import _pytree as pytree
 from deltafx.answers import Answers
 from deltafx.errors import NoGraph
 from deltafx.ops import operator_of_module
+from deltafx.passes.context import called_name
 from deltafx.passes.functionalise import IN_PLACE_OPERATORS
-from deltafx.watched import hooks_of
+from deltafx.watched import has_hooks
 
 AUTOCAST = ("cpu", "cuda")
 
@@ -119,7 +120,7 @@ class Tracer(fx.Tracer):
     def call_module(self, m: nn.Module, forward: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
         if threading.get_ident() != self.thread:
             return forward(*args, **kwargs)
-        if any(hooks_of([m])) and not self.is_leaf_module(m, self.path_of_module(m)):
+        if has_hooks(m) and not self.is_leaf_module(m, self.path_of_module(m)):
             raise NoGraph(f"its module {self.path_of_module(m)!r} has hooks, which a graph would not call")
         self.answers.give_to(m.forward)
         try:
@@ -161,7 +162,7 @@ def number_of_parts(node: fx.Node) -> int | None:
     """How many tensors there are to loop over, where the call says so: `list(x.chunk(2, 1))`."""
     if is_variable(node):
         return 0
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = called_name(node)
     if name not in ("chunk", "split", "tensor_split"):
         return None
     named = ("chunks", "split_size_or_sections", "split_size", "indices_or_sections", "sections")

@@ -13,5 +13,9 @@ def hooks_of(modules: Iterable[nn.Module]) -> list[Mapping]:
     return [hooks for module in modules for hooks in (module._forward_hooks, module._forward_pre_hooks)]
 
 
+def has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def every_module_is_watched() -> bool:
     return bool(nn_module._global_forward_hooks or nn_module._global_forward_pre_hooks)

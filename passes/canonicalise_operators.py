@@ -21,6 +21,7 @@ from deltafx.errors import ConvertError
 from deltafx.ops.base import Op, Slot
 from deltafx.ops.island import island_of_function, island_of_module
 from deltafx.passes.context import Context, constant_of, draws_random_numbers, leaf_module, place_module, remove_unread
+from deltafx.watched import has_hooks
 
 CALLS = ("call_module", "call_function", "call_method")
 # What a delta answers as its tensor would.
@@ -126,7 +127,7 @@ def operator_of_module(
     family = ops.operator_of_module(module)
     if family is None:
         return f"no operator is known for {type(module).__name__}"
-    if module._forward_hooks or module._forward_pre_hooks:
+    if has_hooks(module):
         return "it has hooks, which may do anything"
     if not called_with_one_tensor(args, kwargs):
         return "it is called with more than one argument"

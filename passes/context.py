@@ -37,6 +37,11 @@ def delta_node(graph_module: fx.GraphModule, node: Any) -> DeltaNode | None:
     return module if isinstance(module, DeltaNode) else None
 
 
+def called_name(node: fx.Node) -> str:
+    """What a node calls: the path of a module, or the name of a method or function, which may have none."""
+    return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+
+
 def constant_of(graph_module: nn.Module, node: Any) -> Tensor | None:
     """The tensor a `get_attr` node reads, else None."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":

@@ -13,7 +13,14 @@ from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from deltafx.passes.canonicalise_operators import CALLS
-from deltafx.passes.context import Context, constant_of, draws_random_numbers, place_constant, remove_unread
+from deltafx.passes.context import (
+    Context,
+    called_name,
+    constant_of,
+    draws_random_numbers,
+    place_constant,
+    remove_unread,
+)
 
 
 def fold_constants(graph_module: fx.GraphModule, context: Context) -> int:
@@ -42,8 +49,7 @@ def is_constant(node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     """Whether a call reads constants alone, or nothing, and gives the same in every frame."""
     if node.op not in CALLS or not all(source in values for source in node.all_input_nodes):
         return False
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return not draws_random_numbers(name)
+    return not draws_random_numbers(called_name(node))
 
 
 def compute(interpreter: fx.Interpreter, node: fx.Node, values: dict[fx.Node, Any]) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor, fx, nn
 from deltafx import ops
 from deltafx.errors import NoGraph
 from deltafx.passes.canonicalise_operators import host_nodes
-from deltafx.passes.context import Context, leaf_module
+from deltafx.passes.context import Context, called_name, leaf_module
 
 IN_PLACE_OPERATORS: dict[Callable, Callable] = {
     operator.iadd: operator.add, operator.isub: operator.sub, operator.imul: operator.mul,
@@ -83,7 +83,7 @@ def writes_in_place(module: nn.Module | None) -> bool:
 
 def make_out_of_place(node: fx.Node) -> bool:
     """Rewrite the target of an in-place call; says whether it was one."""
-    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    name = called_name(node)
     marked = name.endswith("_") and not name.endswith("__")
     marked = marked and getattr(node.target, "__module__", "") != "_operator"  # operator.and_ writes nothing
     if isinstance(node.target, torch._ops.OpOverload):
@@ -200,7 +200,7 @@ def sharing(graph_module: fx.GraphModule, source: fx.Node, written: fx.Node, lat
 
 def is_split(node: fx.Node) -> bool:
     """Whether it gives several parts that do not overlap, each picked once."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    name = called_name(node)
     picks = [user.args[1] for user in node.users if user.target is operator.getitem]
     return name in PARTS and len(set(picks)) == len(picks) == len(node.users)
 

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from deltafx.ops import computes_like
 from deltafx.passes.canonicalise_operators import kept_dense
 from deltafx.passes.context import Context, constant_of, leaf_module, place_constant
+from deltafx.watched import has_hooks
 
 
 @dataclass
@@ -55,7 +56,7 @@ def attention_layer(graph_module: fx.GraphModule, node: fx.Node) -> Layer | None
     """The layer that a node calls, if its weights and masks are constants."""
     module = leaf_module(graph_module, node)
     if isinstance(module, nn.MultiheadAttention) and computes_like(module, nn.MultiheadAttention):
-        hooked = module._forward_hooks or module._forward_pre_hooks or (module.training and module.dropout)
+        hooked = has_hooks(module) or (module.training and module.dropout)
         return None if hooked else layer_of_module(graph_module, node, module)
     return layer_of_function(graph_module, node) if node.target is F.multi_head_attention_forward else None
 
